@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image: a kernel and an initramfs, and what is known about them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """What a guest boots from. All paths are absolute, and the files are read-only.
+
+    :ivar digest: SHA-256 of everything the image was made from, in hex.
+    :ivar kernel: the file for QEMU's `-kernel`: an ELF kernel where it could be had,
+        because it starts without decompressing itself, else the same as `kernel_source`.
+    :ivar kernel_source: the bzImage (or ELF) as its maker shipped it.
+    :ivar kernel_release: what `uname -r` will say.
+    :ivar agent: the image's /init is our agent.
+    :ivar modules: names of the modules in the initramfs. A driver that is built into the
+        kernel is not among them.
+    """
+
+    name: str
+    digest: str
+    kernel: str
+    kernel_source: str
+    initrd: str
+    kernel_release: str
+    agent: bool
+    modules: tuple[str, ...]
+    initrd_bytes: int
+    kernel_bytes: int

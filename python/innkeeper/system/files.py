@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are there whole or not at all, and a program's output as a file.
+
+Everything that fails here says which path it was: a full disk is `OutOfSpace`,
+the rest is `HostError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from innkeeper.errors import HostError, InnError, OutOfSpace
+from innkeeper.system.process import spawn
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_ERROR_BYTES = 4096
+_EXIT_TIMEOUT_S = 30.0
+
+
+def file_error(exc: OSError, path: Path | str, *, doing: str, stage: str = "") -> InnError:
+    """The error of the tree for an `OSError` on a path.
+
+    :param doing: a verb for the sentence, such as "write".
+    """
+    if exc.errno in _FULL:
+        return OutOfSpace(
+            f"no space left to {doing} {path}",
+            stage=stage,
+            evidence=(os.strerror(exc.errno or 0),),
+            fix="free some space there, or set INN_CACHE_DIR to a folder on another disk",
+        )
+    if exc.errno in _DENIED:
+        return HostError(
+            f"no permission to {doing} {path}",
+            stage=stage,
+            evidence=(os.strerror(exc.errno or 0),),
+            fix=f"look at the owner and mode: ls -ld {path}",
+        )
+    return HostError(f"cannot {doing} {path}: {exc.strerror or exc}", stage=stage)
+
+
+@contextlib.contextmanager
+def naming_errors(path: Path | str, *, doing: str, stage: str = "") -> Iterator[None]:
+    """Turn any `OSError` of the block into the error for this path."""
+    try:
+        yield
+    except OSError as exc:
+        raise file_error(exc, exc.filename or path, doing=doing, stage=stage) from exc
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk.
+
+    :raise OSError: it cannot be opened or synced.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_new(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
+    """Write a file that does not exist yet and bring it to the disk; no file is left on failure.
+
+    :raise OutOfSpace: the disk is full.
+    :raise HostError: any other failure.
+    """
+    with naming_errors(path, doing="write"):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with open(fd, "wb", buffering=0) as file:
+                os.fchmod(file.fileno(), mode)
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+
+
+def write_atomic(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
+    """Write a file so that a reader sees the old one or the new one, also after a crash.
+
+    :raise OutOfSpace: the disk is full; the old file is untouched.
+    :raise HostError: any other failure; likewise.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+    write_new(temporary, data, mode)
+    with naming_errors(path, doing="write"):
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """A folder with its parents; one that exists is fine and keeps its mode.
+
+    :raise HostError: it cannot be made, or a file is in the way.
+    """
+    with naming_errors(path, doing="make the folder"):
+        path.mkdir(mode, parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str = ".build-") -> Iterator[Path]:
+    """A new folder (mode 0700) that is removed at the end, unless it was moved away.
+
+    :raise OutOfSpace: the disk is full.
+    :raise HostError: it cannot be made.
+    """
+    with naming_errors(parent, doing="make a folder in"):
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_folder(source: Path, target: Path) -> bool:
+    """Give a finished folder its name, all or nothing, also after a crash.
+
+    Both have to be in the same file system. The files in it are the caller's to
+    sync (:func:`write_new` does).
+
+    :return: False when `target` was there already; `source` is untouched then.
+    :raise HostError: the rename failed for another reason.
+    """
+    with naming_errors(target, doing="make the folder"):
+        sync_folder(source)
+        try:
+            os.rename(source, target)
+        except OSError as exc:
+            if exc.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                return False
+            raise
+        sync_folder(target.parent)
+    return True
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and what is in it, as far as that is possible.
+
+    The name goes first, by a rename, so that nobody sees half of it.
+    """
+    gone = path.with_name(f".build-gone-{os.urandom(6).hex()}")
+    with contextlib.suppress(OSError):
+        os.rename(path, gone)
+        path = gone
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def program_output(
+    argv: Sequence[str], *, stage: str, stdin_bytes: bytes = b""
+) -> Iterator[IO[bytes]]:
+    """Run a program and read its output as a file, without keeping it in memory.
+
+    A block that does not read to the end ends the program. The program must be
+    quiet: it may write up to a pipe's buffer (64 KiB) to stderr.
+
+    :raise MissingProgram: the program does not exist.
+    :raise HostError: the output was read to its end, and the program failed.
+    """
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(_Pipe())
+        errors = stack.enter_context(_Pipe())
+        stdin = stack.enter_context(_memory_file(stdin_bytes)) if stdin_bytes else None
+        child = spawn(
+            argv,
+            name=stage,
+            stdin=stdin.fileno() if stdin else None,
+            stdout=output.write_fd,
+            stderr=errors.write_fd,
+        )
+        stack.callback(child.end)
+        output.close_writer()
+        errors.close_writer()
+        yield output.reader
+        if output.reader.read(1):
+            return
+        code = child.end(grace_s=0.0) if child.wait(_EXIT_TIMEOUT_S) is None else child.poll()
+        if code != 0:
+            lines = errors.reader.read(_ERROR_BYTES).decode("utf-8", "replace").strip()
+            raise HostError(
+                f"{argv[0]} failed with exit code {code}",
+                stage=stage,
+                evidence=tuple(lines.splitlines()[-8:]),
+            )
+
+
+class _Pipe:
+    """A pipe whose reader is a file; both ends are closed with the context."""
+
+    def __init__(self) -> None:
+        read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
+        self.reader: IO[bytes] = open(read_fd, "rb", buffering=1 << 20)
+
+    def close_writer(self) -> None:
+        if self.write_fd >= 0:
+            os.close(self.write_fd)
+            self.write_fd = -1
+
+    def __enter__(self) -> _Pipe:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close_writer()
+        self.reader.close()
+
+
+def _memory_file(data: bytes) -> IO[bytes]:
+    """The data as a file at its beginning: a program can read it at its own pace."""
+    file = open(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b", buffering=0)
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+    file.seek(0)
+    return file

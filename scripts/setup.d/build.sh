@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# .venv, the native module and the guest agent. The key of each phase is a hash
+# of its inputs' content, so that switching branches back and forth is cheap.
+
+# Never compile for the machine at hand by accident of someone's environment.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET CARGO_TARGET_DIR
+
+# hash_of PATH...: one hash over the names and contents of source files.
+hash_of() {
+    find "$@" -type d \( -name target -o -name fuzz -o -name tests \) -prune -o -type f -print0 |
+        LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-64
+}
+
+rust_version() { rustc --version; }
+
+python_environment() {
+    local key
+    key=$(python3 --version)-$(hash_of requirements/dev.txt)
+    if [[ -x .venv/bin/python ]] && .venv/bin/python -c '' 2>/dev/null && stamped venv "$PWD $key"; then
+        return
+    fi
+    python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || {
+        say "python3 is $(python3 --version); innkeeper needs 3.11, 3.12 or 3.13 first in PATH"
+        exit 1
+    }
+    phase "Python environment" make_environment
+    stamp venv "$PWD $key"
+    rm -f .state/native.stamp
+}
+
+make_environment() {
+    # A new one when the interpreter went away or changed its minor version.
+    if [[ $(.venv/bin/python -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null) != \
+        $(python3 -c 'import sys; print(*sys.version_info[:2])') ]] || ! .venv/bin/pip --version; then
+        rm -rf .venv
+        python3 -m venv .venv
+    fi
+    .venv/bin/python -m pip install --disable-pip-version-check --require-hashes \
+        -r requirements/dev.txt
+}
+
+# innkeeper._core, and innkeeper itself as an editable installation.
+native_module() {
+    local key
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock pyproject.toml crates/core crates/vsock crates/wire)
+    if stamped native "$key" && compgen -G 'python/innkeeper/_core*.so' >/dev/null &&
+        [[ -x .venv/bin/inn ]]; then
+        return
+    fi
+    phase "native module" build_native_module
+    stamp native "$key"
+}
+
+build_native_module() {
+    VIRTUAL_ENV=$PWD/.venv PATH=$PWD/.venv/bin:$PATH \
+        maturin develop --release --locked --target-dir target/host
+}
+
+# The static guest binary, shipped inside the Python package.
+guest_agent() {
+    local key
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/agent crates/wire proto)
+    if stamped agent "$key" && [[ -x python/innkeeper/_guest/inn-agent ]]; then
+        return
+    fi
+    phase "guest agent" build_guest_agent
+    stamp agent "$key"
+}
+
+build_guest_agent() {
+    local target=x86_64-unknown-linux-gnu folder=python/innkeeper/_guest
+    RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+        cargo build --locked --profile guest -p inn-agent --target "$target" \
+        --target-dir target/guest
+    mkdir -p "$folder"
+    # Same content, same file: the image cache hashes it. A rename is atomic.
+    if ! cmp -s "target/guest/$target/guest/inn-agent" "$folder/inn-agent"; then
+        cp "target/guest/$target/guest/inn-agent" "$folder/.inn-agent.new"
+        mv "$folder/.inn-agent.new" "$folder/inn-agent"
+    fi
+}
+
+# Compiled Python, also where PYTHONDONTWRITEBYTECODE is set: without it every
+# start of `inn` compiles all over again.
+bytecode() {
+    .venv/bin/python -m compileall -q python/innkeeper 9>&-
+}

@@ -65,7 +65,9 @@ class Archive:
             raise ImageError(f"{name[:80]!r} is too large for an initramfs", stage="image")
         for end in range(1, len(parts)):
             parent = "/".join(parts[:end])
-            if not stat.S_ISDIR(self._entries.setdefault(parent, _Entry(stat.S_IFDIR | 0o755)).mode):
+            if not stat.S_ISDIR(
+                self._entries.setdefault(parent, _Entry(stat.S_IFDIR | 0o755)).mode
+            ):
                 raise ImageError(f"{name!r} is below {parent!r}, which is no folder", stage="image")
         self._entries[name] = entry
 

@@ -55,14 +55,15 @@ class Elf:
         self._data = data
         self.name = name
         header = self._unpack(_HEADER, 0)
-        ident, machine = header[0], header[2]
-        if ident[:4] != MAGIC:
+        ident, machine = data[: len(MAGIC) + 2], header[2]
+        if not ident.startswith(MAGIC):
             raise self._wrong("is not an ELF file")
         if ident[4] != _CLASS_64 or ident[5] != _LITTLE or machine != _X86_64:
             raise self._wrong("is an ELF file, but not for 64-bit x86")
         self._program_offset, self._section_offset = header[5], header[6]
         self._program_size, self._program_count = header[9], header[10]
-        self._section_size, self._section_count, self._names_index = header[11:14]
+        self._section_size, self._section_count = header[11], header[12]
+        self._names_index = header[13]
 
     def _wrong(self, what: str) -> ImageError:
         return ImageError(f"{self.name} {what}", stage="image")

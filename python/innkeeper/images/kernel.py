@@ -120,7 +120,9 @@ def _open(path: Path, what: str) -> mmap.mmap:
             f"the {what} file {path} is empty", stage="image", fix="copy or build it again"
         ) from exc
     except OSError as exc:
-        raise ImageError(f"cannot read the {what} file {path}: {exc.strerror}", stage="image") from exc
+        raise ImageError(
+            f"cannot read the {what} file {path}: {exc.strerror}", stage="image"
+        ) from exc
 
 
 def _no_kernel(path: Path, why: str) -> ImageError:

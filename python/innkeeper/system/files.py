@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from innkeeper.errors import HostError, InnError, OutOfSpace
 from innkeeper.system.process import spawn
@@ -208,14 +208,14 @@ class _Pipe:
 
     def __init__(self) -> None:
         read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
-        self.reader: IO[bytes] = open(read_fd, "rb", buffering=1 << 20)
+        self.reader: IO[bytes] = os.fdopen(read_fd, "rb", buffering=1 << 20)
 
     def close_writer(self) -> None:
         if self.write_fd >= 0:
             os.close(self.write_fd)
             self.write_fd = -1
 
-    def __enter__(self) -> _Pipe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -225,7 +225,7 @@ class _Pipe:
 
 def _memory_file(data: bytes) -> IO[bytes]:
     """The data as a file at its beginning: a program can read it at its own pace."""
-    file = open(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b", buffering=0)
+    file: IO[bytes] = os.fdopen(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b", buffering=0)
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]

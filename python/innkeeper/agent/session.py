@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a command in a guest: with our own stdio, or with its output captured."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import msgspec
+
+from innkeeper.agent.loop import FORWARDED, Session, Surroundings, TimeLimit, Watch, window_of
+from innkeeper.agent.vsh import SessionProtocol
+from innkeeper.model.machine import Command
+from innkeeper.system import signals, terminal
+from innkeeper.system.pump import InputStream, OutputStream, StreamSocket
+
+__all__ = ["Captured", "Stdio", "TimeLimit", "Watch", "exec_capture", "run_session", "wants_tty"]
+
+CAPTURE_LIMIT = 16 << 20
+
+
+@dataclass(frozen=True)
+class Stdio:
+    """Inherited descriptors; a closed one is allowed."""
+
+    stdin: int = 0
+    stdout: int = 1
+    stderr: int = 2
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a command left behind.
+
+    :ivar truncated: it wrote more than was kept.
+    """
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool = False
+
+
+def wants_tty(stdio: Stdio) -> bool:
+    """True when a session over these descriptors should have a terminal."""
+    return terminal.is_terminal(stdio.stdin) and terminal.is_terminal(stdio.stdout)
+
+
+def run_session(
+    sock: StreamSocket,
+    command: Command,
+    stdio: Stdio,
+    *,
+    tty: bool,
+    watch: Watch | None = None,
+    limit: TimeLimit | None = None,
+) -> int:
+    """Run the command between the guest and our own stdio.
+
+    The caller closes the socket, which also ends what still runs. Terminal,
+    signal handlers and descriptors are left as they were found.
+
+    :param tty: give the command a terminal; stdin must be one then.
+    :return: the exit code: the command's own; 141 when stdout has no reader any
+        more; 128+N when signal N made us give up. With `tty`, that is any signal
+        to this process, else a second SIGINT or SIGTERM.
+    :raise CommandNotFound: the guest has no such command.
+    :raise CommandNotExecutable: it cannot be executed.
+    :raise GuestLost: the connection ended and `watch` gave no reason.
+    :raise TimedOut: it did not end within the limit.
+    :raise InnError: what `watch` returned; other failures of the guest or the host.
+    """
+    with contextlib.ExitStack() as stack:
+        # Handlers first, raw mode second: between them a signal could end us
+        # without the terminal being restored.
+        numbers = (*FORWARDED, signals.WINDOW_CHANGE) if tty else FORWARDED
+        caught = stack.enter_context(signals.SignalWatch(numbers))
+        stdin = InputStream(stdio.stdin)
+        stack.callback(stdin.close)
+        stdout = OutputStream(stdio.stdout, name="stdout")
+        stack.callback(stdout.close)
+        stderr = OutputStream(stdio.stderr, name="stderr")
+        stack.callback(stderr.close)
+        around = Surroundings(watch=watch, limit=limit, signals=caught)
+        window = None
+        if tty:
+            command = _with_terminal_type(command)
+            window = window_of(stdio.stdin)
+            around.terminal_fd = stdio.stdin
+            around.on_started = lambda: stack.enter_context(terminal.raw_mode(stdio.stdin))
+        protocol = SessionProtocol(command, window=window)
+        session = Session(
+            sock, protocol, command, stdin=stdin, stdout=stdout, stderr=stderr, around=around
+        )
+        return session.run()
+
+
+def _with_terminal_type(command: Command) -> Command:
+    env = {"TERM": terminal.terminal_type(), **command.env}
+    return msgspec.structs.replace(command, env=env)
+
+
+class _Memory:
+    """Bytes as a source."""
+
+    fd = -1
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    def read(self) -> bytes:
+        chunk, self._rest = self._rest[: 64 << 10], self._rest[64 << 10 :]
+        return bytes(chunk)
+
+
+class _Capture:
+    """A sink that keeps the first bytes and counts the others as lost."""
+
+    fd = -1
+    pending = 0
+
+    def __init__(self, limit: int) -> None:
+        self._room = limit
+        self.data = bytearray()
+        self.truncated = False
+
+    def put(self, data: bytes) -> None:
+        self.truncated = self.truncated or len(data) > self._room
+        self.data += data[: self._room]
+        self._room -= min(len(data), self._room)
+
+    def flush(self) -> None:
+        pass
+
+
+def exec_capture(
+    sock: StreamSocket,
+    command: Command,
+    *,
+    stdin: bytes = b"",
+    max_bytes: int = CAPTURE_LIMIT,
+    watch: Watch | None = None,
+    limit: TimeLimit | None = None,
+) -> Captured:
+    """Run the command and keep its output: of each stream the first `max_bytes` bytes.
+
+    No signals are handled. The caller closes the socket.
+
+    :raise InnError: as :func:`run_session`.
+    """
+    stdout, stderr = _Capture(max_bytes), _Capture(max_bytes)
+    session = Session(
+        sock,
+        SessionProtocol(command),
+        command,
+        stdin=_Memory(stdin),
+        stdout=stdout,
+        stderr=stderr,
+        around=Surroundings(watch=watch, limit=limit),
+    )
+    code = session.run()
+    truncated = stdout.truncated or stderr.truncated
+    return Captured(code, bytes(stdout.data), bytes(stderr.data), truncated)

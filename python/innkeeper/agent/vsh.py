@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One shell session as a state machine without I/O: `proto/vsh.proto` in and out.
+
+:class:`SessionProtocol` makes the frames that go to the guest and turns bytes
+from the guest into events. Whatever the guest sends becomes an event or a
+`ProtocolError`, and its texts are bounded and free of control characters.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError, EncodeError
+
+from innkeeper.agent.frames import (
+    DATA_LIMIT,
+    SETUP_LIMIT,
+    FrameDecoder,
+    encode_frame,
+)
+from innkeeper.agent.pb import vsh_pb2
+from innkeeper.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    GuestError,
+    InnError,
+    ProtocolError,
+    UsageError,
+)
+from innkeeper.model.machine import Command
+
+STDOUT = 2
+STDERR = 3
+
+# The guest itself, in upstream's constants.
+VM_SHELL = "/vm_shell"
+
+# Numbers of Linux, which upstream's enumeration shares.
+_SIGNALS = {
+    1: vsh_pb2.SIGNAL_HUP,
+    2: vsh_pb2.SIGNAL_INT,
+    3: vsh_pb2.SIGNAL_QUIT,
+    15: vsh_pb2.SIGNAL_TERM,
+}
+
+_TEXT_LIMIT = 1000
+_PID_MAXIMUM = 1 << 22  # PID_MAX_LIMIT of Linux
+
+
+@dataclass(frozen=True)
+class WindowSize:
+    """Size of a terminal in characters."""
+
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """The command runs."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """Bytes that the command wrote."""
+
+    stream: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Eof:
+    """The command's stream has ended."""
+
+    stream: int
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The command ended; nothing follows."""
+
+    code: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The command was not started, or the agent gave up on it; nothing follows.
+
+    :ivar error_number: errno of the failed step, or 0.
+    """
+
+    description: str
+    error_number: int = 0
+
+
+Event: TypeAlias = Started | Output | Eof | Exited | Failed
+
+
+def clean_text(text: str, limit: int = _TEXT_LIMIT) -> str:
+    """Text from a guest made safe to print: bounded, one line, no control characters."""
+    cut = text[: limit + 1]
+    shown = "".join(char if char.isprintable() else "\ufffd" for char in cut[:limit])
+    return shown + "…" if len(cut) > limit else shown
+
+
+@lru_cache(maxsize=64)
+def _data_header(length: int) -> bytes:
+    """What comes before `length` bytes of stdin in a frame: `data` is the last field."""
+    message = vsh_pb2.GuestMessage(
+        data_message=vsh_pb2.DataMessage(stream=vsh_pb2.STDIN_STREAM, data=bytes(length))
+    )
+    frame = encode_frame(message.SerializeToString())
+    return frame[: len(frame) - length]
+
+
+def stdin_frames(data: bytes) -> bytes:
+    """The bytes as stdin messages of at most `DATA_LIMIT` bytes each.
+
+    No bytes make no message: an empty one would mean end of file.
+    """
+    parts: list[bytes] = []
+    for start in range(0, len(data), DATA_LIMIT):
+        chunk = data[start : start + DATA_LIMIT]
+        parts += (_data_header(len(chunk)), chunk)
+    return b"".join(parts)
+
+
+def _setup_request(command: Command, window: WindowSize | None) -> bytes:
+    values = (*command.argv, *command.env, *command.env.values())
+    if any("\0" in value for value in (*values, command.user or "", command.workdir or "")):
+        raise UsageError("a zero byte in the command, its environment, folder or user")
+    request = vsh_pb2.SetupConnectionRequest(target=VM_SHELL, nopty=window is None)
+    try:
+        request.argv.extend(command.argv)
+        for key, value in command.env.items():
+            request.env[key] = value
+        request.cwd = command.workdir or ""
+        request.user = command.user or ""
+        if window is not None:
+            request.window_rows = window.rows
+            request.window_cols = window.cols
+        payload = request.SerializeToString()
+    except (UnicodeError, ValueError, EncodeError) as exc:
+        raise UsageError(
+            "the command or its environment is not UTF-8, which the agent's protocol demands",
+            fix="pass such bytes through stdin",
+        ) from exc
+    if len(payload) > SETUP_LIMIT:
+        raise UsageError(
+            f"the command and its environment have {len(payload)} bytes; {SETUP_LIMIT} is the limit",
+            fix="pass long data through stdin",
+        )
+    return encode_frame(payload, max_bytes=SETUP_LIMIT)
+
+
+class SessionProtocol:
+    """Both directions of one session, from the host's side.
+
+    :ivar started: the guest has said that the command runs.
+    :ivar ended: an `Exited` or `Failed` came; later bytes are ignored.
+    """
+
+    def __init__(self, command: Command, *, window: WindowSize | None = None) -> None:
+        self._setup = _setup_request(command, window)
+        self._decoder = FrameDecoder()
+        self._eof_streams: set[int] = set()
+        self.started = False
+        self.ended = False
+
+    def setup(self) -> bytes:
+        """The first frame of the connection."""
+        return self._setup
+
+    def stdin(self, data: bytes) -> bytes:
+        """Frames for bytes of stdin."""
+        return stdin_frames(data)
+
+    def stdin_eof(self) -> bytes:
+        """The frame for the end of stdin."""
+        return _data_header(0)
+
+    def resize(self, window: WindowSize) -> bytes:
+        """The frame for a new window size."""
+        message = vsh_pb2.WindowResizeMessage(rows=window.rows, cols=window.cols)
+        return encode_frame(vsh_pb2.GuestMessage(resize_message=message).SerializeToString())
+
+    def signal(self, number: int) -> bytes:
+        """The frame for a signal: one of HUP, INT, QUIT, TERM."""
+        message = vsh_pb2.GuestMessage(signal=_SIGNALS[number])
+        return encode_frame(message.SerializeToString())
+
+    def receive(self, data: bytes) -> Iterator[Event]:
+        """The events in bytes from the guest; the iterator must be used up.
+
+        :raise ProtocolError: the guest broke the protocol.
+        """
+        for payload in self._decoder.feed(data):
+            if self.ended:
+                return
+            event = self._running(payload) if self.started else self._answer(payload)
+            if event is not None:
+                yield event
+
+    def _answer(self, payload: bytes) -> Event:
+        try:
+            answer = vsh_pb2.SetupConnectionResponse.FromString(payload)
+        except DecodeError as exc:
+            raise _nonsense("an answer to the setup that cannot be read") from exc
+        if answer.status == vsh_pb2.FAILED:
+            self.ended = True
+            number = answer.error_number if 0 < answer.error_number < 4096 else 0
+            return Failed(clean_text(answer.description), number)
+        if answer.status != vsh_pb2.READY:
+            raise _nonsense(f"status {answer.status} in place of an answer to the setup")
+        if not 0 <= answer.pid <= _PID_MAXIMUM:
+            raise _nonsense(f"the process id {answer.pid}")
+        self.started = True
+        return Started(answer.pid)
+
+    def _running(self, payload: bytes) -> Event | None:
+        try:
+            message = vsh_pb2.HostMessage.FromString(payload)
+        except DecodeError as exc:
+            raise _nonsense("a message that cannot be read") from exc
+        kind = message.WhichOneof("msg")
+        if kind == "data_message":
+            return self._data(message.data_message)
+        if kind == "status_message":
+            return self._status(message.status_message)
+        raise _nonsense("a message of no known kind")
+
+    def _data(self, message: vsh_pb2.DataMessage) -> Event | None:
+        stream, data = message.stream, message.data
+        if stream not in (STDOUT, STDERR):
+            raise _nonsense(f"data for stream {stream}")
+        if stream in self._eof_streams:
+            if data:
+                raise _nonsense(f"data for stream {stream} after its end")
+            return None
+        if data:
+            return Output(stream, data)
+        self._eof_streams.add(stream)
+        return Eof(stream)
+
+    def _status(self, message: vsh_pb2.ConnectionStatusMessage) -> Event | None:
+        if message.status == vsh_pb2.READY:
+            return None  # says nothing new
+        if message.status == vsh_pb2.EXITED:
+            if not 0 <= message.code <= 255:
+                raise _nonsense(f"the exit code {message.code}")
+            self.ended = True
+            return Exited(message.code)
+        if message.status == vsh_pb2.FAILED:
+            self.ended = True
+            return Failed(clean_text(message.description))
+        raise _nonsense(f"the status {message.status}")
+
+
+def _nonsense(what: str) -> ProtocolError:
+    return ProtocolError(f"the guest's agent sent {what}", stage="session")
+
+
+# execve(2) on a file that is there but cannot be run.
+_NOT_EXECUTABLE = (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM, errno.ELIBBAD)
+
+
+# How the agent names the step of a start that is about the command itself
+# (crates/agent/src/process/spawn.rs). Other steps fail with the same errnos: a
+# missing folder is ENOENT too.
+_EXEC_STEP = "executing the program"
+
+
+def failure_to_error(failed: Failed, command: Command, *, started: bool) -> InnError:
+    """The error for a `Failed` event."""
+    description = failed.description or "the agent gave no reason"
+    if started:
+        return GuestError(f"the guest's agent gave the command up: {description}", stage="session")
+    program = command.argv[0] if command.argv else "the login shell"
+    if _EXEC_STEP in failed.description:
+        if failed.error_number in (errno.ENOENT, errno.ENOTDIR):
+            return CommandNotFound(f"the guest has no command {program!r}", stage="session")
+        if failed.error_number in _NOT_EXECUTABLE:
+            return CommandNotExecutable(
+                f"the guest cannot execute {program!r}: {os.strerror(failed.error_number)}",
+                stage="session",
+            )
+    return GuestError(f"the guest could not start {program!r}: {description}", stage="session")

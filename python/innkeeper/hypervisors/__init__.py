@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Hypervisors: each has a plan (pure) and a way to carry it out."""

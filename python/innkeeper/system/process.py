@@ -17,7 +17,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
 
 from innkeeper.errors import HostError, MissingProgram
 
@@ -66,9 +65,19 @@ class Child:
         self.pidfd = os.pidfd_open(popen.pid)
 
     @property
-    def stderr(self) -> IO[bytes] | None:
-        """The pipe of the child's stderr, where one was asked for."""
-        return self._popen.stderr
+    def stderr_fd(self) -> int:
+        """The pipe of the child's stderr (non-blocking), -1 where there is none."""
+        pipe = self._popen.stderr
+        return -1 if pipe is None or pipe.closed else pipe.fileno()
+
+    def read_stderr(self, size_bytes: int = 4096) -> bytes | None:
+        """What the child wrote to stderr; None when there is nothing now, b"" at the end."""
+        if self.stderr_fd < 0:
+            return b""
+        try:
+            return os.read(self.stderr_fd, size_bytes)
+        except BlockingIOError:
+            return None
 
     def poll(self) -> int | None:
         """The return code if the child has ended (-N after signal N), else None."""
@@ -114,6 +123,7 @@ def spawn(
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    capture_stderr: bool = False,
     new_session: bool = False,
     die_with_parent: bool = True,
 ) -> Child:
@@ -121,8 +131,8 @@ def spawn(
 
     :param argv: program and arguments; the program is looked up in PATH.
     :param env: variables beside :func:`base_environment`.
-    :param stdin: descriptor or `subprocess` constant; default /dev/null. So are
-        `stdout` and `stderr`.
+    :param stdin: a descriptor; default /dev/null. So are `stdout` and `stderr`.
+    :param capture_stderr: a pipe for stderr, read by :meth:`Child.read_stderr`.
     :param new_session: give the child its own session, out of reach of the
         terminal's signals.
     :raise MissingProgram: the program does not exist.
@@ -134,7 +144,7 @@ def spawn(
             list(argv),
             stdin=null if stdin is None else stdin,
             stdout=null if stdout is None else stdout,
-            stderr=null if stderr is None else stderr,
+            stderr=subprocess.PIPE if capture_stderr else null if stderr is None else stderr,
             env={**base_environment(), **(env or {})},
             pass_fds=tuple(pass_fds),
             start_new_session=new_session,
@@ -146,6 +156,8 @@ def spawn(
         ) from exc
     except OSError as exc:
         raise HostError(f"cannot start {argv[0]}: {exc.strerror}", stage=name) from exc
+    if popen.stderr is not None:
+        os.set_blocking(popen.stderr.fileno(), False)
     return Child(popen, name)
 
 

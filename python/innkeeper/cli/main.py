@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `inn`: its verbs, imported only when called, and the one place that prints errors."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import sys
+
+import click
+
+from innkeeper.cli.output import render_error
+from innkeeper.errors import EXIT_USAGE, InnError
+from innkeeper.system.interrupt import Interrupted
+
+# Verb to the attribute that implements it, and its line in `inn --help`.
+VERBS = {
+    "run": ("innkeeper.cli.run:run", "Boot a guest, run a command in it, leave nothing behind."),
+    "plan": ("innkeeper.cli.plan:plan", "Print exactly what a command would do; start nothing."),
+    "doctor": (
+        "innkeeper.cli.doctor:doctor",
+        "Check what this host can do, and say how to fix it.",
+    ),
+    "completion": ("innkeeper.cli.completion:completion", "Print a shell's completion script."),
+}
+
+EXIT_CODES = """\b
+Exit codes:
+  the guest command's own; 128+N when it died from signal N;
+  2 wrong usage; 124 a time limit passed; 125 innkeeper or the guest failed;
+  126 the guest cannot execute the command; 127 the guest has no such command.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """All verbs, in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a verb, or None where there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, but an unknown verb is answered with the nearest known one."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], list(VERBS), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table's lines, so that `--help` imports no verb."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+@click.option("-V", "--version", is_flag=True, help="Print the version and exit.")
+def inn(version: bool) -> None:
+    r"""Start Linux guests from one command, with declared doors to their host.
+
+    \b
+    inn run -- uname -r            a command in a fresh guest
+    inn run                        a shell in a fresh guest
+    inn doctor                     what this host can do
+
+    `inn COMMAND --help` explains each command.
+    """
+    if version:
+        # Reached only beside other options; alone it is answered in __main__.
+        from innkeeper._version import __version__
+
+        click.echo(f"inn {__version__}")
+        raise click.exceptions.Exit(0)
+
+
+def run_cli(arguments: list[str]) -> int:
+    """Run `inn` with these arguments; returns the exit code, prints every error."""
+    try:
+        code: object = inn.main(args=arguments, prog_name="inn", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as exc:
+        exc.show()
+        return EXIT_USAGE
+    except click.exceptions.Abort:
+        return 130
+    except InnError as exc:
+        render_error(exc, as_json=_wants_json(arguments))
+        return exc.exit_code
+    except Interrupted as exc:
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout went away; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--format=json" in own or any(
+        pair == ("--format", "json") for pair in itertools.pairwise(own)
+    )

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`inn plan`: what a command would do, exactly, as text or JSON."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from innkeeper.cli.options import build_request, machine_options
+from innkeeper.cli.output import Progress, print_json
+from innkeeper.keeper.plan import RunPlan
+from innkeeper.keeper.prepare import prepare_run
+from innkeeper.model.machine import Command
+from innkeeper.model.sizes import format_size
+from innkeeper.registry.layout import host_layout
+from innkeeper.system.interrupt import interruptible
+
+
+@click.group()
+def plan() -> None:
+    """Print exactly what a command would do; start nothing."""
+
+
+@plan.command(name="run", context_settings={"allow_interspersed_args": False})
+@machine_options
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] [COMMAND [ARG]...]")
+def plan_run(**values: Any) -> None:
+    """Print the plan of `inn run` with the same options.
+
+    QEMU's arguments show inherited descriptors as <fd:NAME>; each gets its
+    number at the start. An image that is missing is built, since the plan names
+    its files; the accelerator is not tried.
+    """
+    request, command = build_request(values)
+    as_json = values["output_format"] == "json"
+    with interruptible():
+        made = prepare_run(
+            request, host_layout(), report=Progress(quiet=as_json).line, may_boot=False
+        )
+    if as_json:
+        import msgspec
+
+        print_json({"plan": msgspec.to_builtins(made), "command": msgspec.to_builtins(command)})
+    else:
+        click.echo("\n".join(render_plan(made, command)))
+
+
+def render_plan(made: RunPlan, command: Command) -> list[str]:
+    """The plan as lines for people."""
+    machine, image, host = made.machine, made.image, made.host
+    initrd_size, memory = format_size(image.initrd_bytes), format_size(machine.memory_bytes)
+    shown = shlex.join(command.argv) if command.argv else "the guest's login shell"
+    lines = [
+        f"guest        {machine.name}",
+        f"image        {image.name} ({image.kernel_release}, initramfs {initrd_size})",
+        f"accelerator  {host.accelerator.accel}: {host.accelerator.reason}",
+        f"machine      {made.qemu.machine_type}, {machine.cpus} CPU, {memory} memory (memfd)",
+        f"command      {shown}",
+        "devices",
+        *(f"  {device.purpose:<10} {device.option}" for device in made.qemu.devices),
+        "doors",
+        f"  host to guest   {made.sockets['vsock']}  (CONNECT <port>)",
+        f"  control calls   {made.sockets['agent']}  (guest port 8888)",
+        f"  guest to host   {made.sockets['announce']}  (host port 7777)",
+    ]
+    if made.console_file:
+        lines.append(f"  console         {made.console_file}")
+    lines += [
+        "stages",
+        *(f"  {stage.name:<10} at most {stage.limit_s:g} s" for stage in made.stages),
+        "kernel command line",
+        f"  {made.qemu.cmdline}",
+        "qemu",
+        *(f"  {line}" for line in _wrap_argv(made.qemu.argv)),
+    ]
+    return lines
+
+
+def _wrap_argv(argv: tuple[str, ...]) -> list[str]:
+    """One option with its value a line, quoted for a shell."""
+    lines = [argv[0]]
+    for arg in argv[1:]:
+        if arg.startswith("-"):
+            lines.append(arg)
+        else:
+            lines[-1] += " " + shlex.quote(arg)
+    return lines

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carrying out a QEMU plan: the process, its QMP connection, its console.
+
+::
+
+    start_qemu() ──> Qemu ──connect()──> QMP answers ──end()──> reaped, everything closed
+
+A `Qemu` exists only while there is a process to end; whoever starts it calls
+:meth:`Qemu.end`, whatever happened in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from innkeeper.hypervisors.qemu.plan import QemuPlan, render_argv
+from innkeeper.system.process import Child, spawn
+from innkeeper.system.sockets import StreamSocket, stream_pair
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+# QEMU says little; a guest cannot make it say more than this in memory.
+_STDERR_LIMIT = 16 * 1024
+
+
+class Qemu:
+    """A running QEMU: its process, and our ends of its channels.
+
+    :ivar vsock: our end of the vhost-user channel; its taker owns it and sets
+        it to None here.
+    :ivar console: our end of the serial console.
+    :ivar shutdown_reason: QMP's word for why the guest ended ("guest-reset",
+        "guest-shutdown", ...), once it has.
+    """
+
+    def __init__(self, child: Child, ends: dict[str, StreamSocket]) -> None:
+        self.child = child
+        self.console = ends["console"]
+        self.vsock: StreamSocket | None = ends["vsock"]
+        self.shutdown_reason: str | None = None
+        self._qmp_end = ends["qmp"]
+        self._qmp: QMPClient | None = None
+        self._events: asyncio.Task[None] | None = None
+        self._exited: asyncio.Future[int] | None = None
+        self._stderr = bytearray()
+
+    def watch(self) -> asyncio.Future[int]:
+        """A future with the return code, set when the process ends."""
+        if self._exited is None:
+            loop = asyncio.get_running_loop()
+            self._exited = loop.create_future()
+            loop.add_reader(self.child.pidfd, self._on_exit)
+            if self.child.stderr_fd >= 0:
+                loop.add_reader(self.child.stderr_fd, self._on_stderr)
+        return self._exited
+
+    async def connect(self) -> None:
+        """Wait until QMP answers, which says that the machine is built.
+
+        :raise QMPError: QEMU ended or speaks nonsense.
+        """
+        from qemu.qmp import QMPClient
+
+        self._qmp = QMPClient("qemu")
+        await self._qmp.connect(self._qmp_end)
+        self._events = asyncio.create_task(self._follow_events(self._qmp))
+
+    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """A QMP command's answer.
+
+        :raise QMPError: QEMU refused it or is gone.
+        """
+        assert self._qmp is not None, "connect() comes first"
+        answer: object = await self._qmp.execute(command, arguments)
+        return answer
+
+    def stderr_lines(self) -> tuple[str, ...]:
+        """What QEMU said on stderr so far (the first 16 KiB), for evidence."""
+        self._on_stderr()
+        return tuple(self._stderr.decode("utf-8", "replace").strip().splitlines())
+
+    async def end(self) -> int:
+        """Kill QEMU if it runs, reap it and close everything. Idempotent.
+
+        A guest without a writable disk has nothing to lose; guests that have
+        are shut down before this is called.
+        """
+        loop = asyncio.get_running_loop()
+        if self.child.pidfd >= 0:
+            loop.remove_reader(self.child.pidfd)
+        self.stderr_lines()
+        if self.child.stderr_fd >= 0:
+            loop.remove_reader(self.child.stderr_fd)
+        code = self.child.end()
+        if self._exited is not None and not self._exited.done():
+            self._exited.set_result(code)
+        if self._events is not None:
+            self._events.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # any end is an end
+                await self._events
+        if self._qmp is not None:
+            with contextlib.suppress(Exception):  # the peer is dead; any error says so
+                await self._qmp.disconnect()
+        for end in (self._qmp_end, self.console, self.vsock):
+            if end is not None:
+                end.close()
+        return code
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.child.pidfd)
+        code = self.child.wait(1.0)
+        if self._exited is not None and not self._exited.done():
+            self._exited.set_result(-1 if code is None else code)
+
+    def _on_stderr(self) -> None:
+        chunk = self.child.read_stderr()
+        while chunk:
+            self._stderr += chunk[: _STDERR_LIMIT - len(self._stderr)]
+            chunk = self.child.read_stderr()
+        if chunk == b"" and self.child.stderr_fd >= 0:
+            # End of file keeps a pipe readable for ever.
+            asyncio.get_running_loop().remove_reader(self.child.stderr_fd)
+
+    async def _follow_events(self, qmp: QMPClient) -> None:
+        async for event in qmp.events:
+            if event["event"] == "SHUTDOWN":
+                data: Any = event.get("data", {})
+                self.shutdown_reason = str(data.get("reason", "unknown"))
+
+
+def start_qemu(plan: QemuPlan) -> Qemu:
+    """Start QEMU with a socket pair for each channel of the plan.
+
+    :raise MissingProgram: QEMU is not installed.
+    :raise HostError: it cannot be started.
+    """
+    ours: dict[str, StreamSocket] = {}
+    theirs: dict[str, StreamSocket] = {}
+    try:
+        for name in plan.descriptors:
+            ours[name], theirs[name] = stream_pair()
+        numbers = {name: end.fileno() for name, end in theirs.items()}
+        child = spawn(
+            render_argv(plan, numbers),
+            name="qemu",
+            pass_fds=tuple(numbers.values()),
+            capture_stderr=True,
+        )
+        return Qemu(child, ours)
+    except BaseException:
+        for end in ours.values():
+            end.close()
+        raise
+    finally:
+        for end in theirs.values():
+            end.close()

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a machine to QEMU's argv and the kernel command line. Pure: values in, values out.
+
+Descriptors that QEMU inherits are named, not numbered: an argument holds
+`<fd:console>` until :func:`render_argv` puts the number in. A plan can so be
+printed and compared before anything exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from innkeeper.model.host import HostFacts
+from innkeeper.model.image import Image
+from innkeeper.model.machine import Accelerator, Machine
+from innkeeper.model.sizes import MIB
+
+# Inherited descriptors, in the order in which they are created.
+DESCRIPTORS = ("qmp", "console", "vsock")
+
+# Modules of the guest that its devices need, in load order.
+_TRANSPORT_MODULES = {"virtio-mmio": "virtio_mmio", "virtio-pci": "virtio_pci"}
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A device of the guest: what it is for, and its `-device` value.
+
+    :ivar module: the guest kernel module that drives it.
+    """
+
+    purpose: str
+    option: str
+    module: str
+
+
+class QemuPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly what will be started.
+
+    :ivar argv: QEMU's arguments with `<fd:NAME>` for inherited descriptors.
+    :ivar cmdline: the guest's kernel command line.
+    :ivar descriptors: names of the inherited descriptors.
+    """
+
+    argv: tuple[str, ...]
+    cmdline: str
+    accel: Accelerator
+    machine_type: str
+    transport: str
+    memory_bytes: int
+    devices: tuple[Device, ...]
+    descriptors: tuple[str, ...]
+
+
+def plan_qemu(machine: Machine, image: Image, facts: HostFacts) -> QemuPlan:
+    """The plan for one start of `machine` from `image` on this host."""
+    accel = facts.accelerator.accel
+    machine_type = "microvm" if "microvm" in facts.qemu.machines else "q35"
+    transport = "virtio-mmio" if machine_type == "microvm" else "virtio-pci"
+    devices = _plan_devices(machine, transport)
+    cmdline = _plan_cmdline(machine, image, facts, transport, devices)
+    argv = (
+        facts.qemu.path,
+        *_name_options(machine),
+        *_machine_options(machine, machine_type, accel),
+        *_channel_options(),
+        *(("-netdev", "user,id=net0") if machine.network == "user" else ()),
+        *(part for device in devices for part in ("-device", device.option)),
+        "-kernel",
+        image.kernel,
+        "-initrd",
+        image.initrd,
+        "-append",
+        cmdline,
+    )
+    return QemuPlan(
+        argv=argv,
+        cmdline=cmdline,
+        accel=accel,
+        machine_type=machine_type,
+        transport=transport,
+        memory_bytes=machine.memory_bytes,
+        devices=devices,
+        descriptors=DESCRIPTORS,
+    )
+
+
+def render_argv(plan: QemuPlan, numbers: Mapping[str, int]) -> list[str]:
+    """The argv with the descriptor numbers put in.
+
+    :raise KeyError: a descriptor of the plan has no number.
+    """
+    argv = list(plan.argv)
+    for name in plan.descriptors:
+        argv = [arg.replace(f"<fd:{name}>", str(numbers[name])) for arg in argv]
+    return argv
+
+
+def _name_options(machine: Machine) -> tuple[str, ...]:
+    return (
+        "-name",
+        f"guest={quote(machine.name)},debug-threads=on",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        # A panic reboots the guest (panic=-1), which then ends QEMU.
+        "-no-reboot",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    )
+
+
+def _machine_options(machine: Machine, machine_type: str, accel: Accelerator) -> tuple[str, ...]:
+    options = {
+        # pit and pic off: the local APIC timer serves, and each device less is
+        # a probe less for the kernel. rtc on: the wall clock at boot.
+        "microvm": "microvm,pit=off,pic=off,rtc=on,pcie=off,usb=off,memory-backend=mem",
+        "q35": "q35,smm=off,vmport=off,usb=off,memory-backend=mem",
+    }[machine_type]
+    size_mib = machine.memory_bytes // MIB
+    return (
+        "-machine",
+        options,
+        "-accel",
+        accel,
+        "-cpu",
+        "host" if accel == "kvm" else "max",
+        "-smp",
+        str(machine.cpus),
+        "-m",
+        f"{size_mib}M",
+        # vhost-user maps guest memory through the memfd; share=on makes it one memory.
+        "-object",
+        f"memory-backend-memfd,id=mem,size={size_mib}M,share=on",
+    )
+
+
+def _channel_options() -> tuple[str, ...]:
+    return (
+        "-chardev",
+        "socket,id=qmp,fd=<fd:qmp>",
+        "-mon",
+        "chardev=qmp,mode=control",
+        "-chardev",
+        "socket,id=console,fd=<fd:console>",
+        "-serial",
+        "chardev:console",
+        "-chardev",
+        "socket,id=vsock,fd=<fd:vsock>",
+    )
+
+
+def _plan_devices(machine: Machine, transport: str) -> tuple[Device, ...]:
+    suffix = "device" if transport == "virtio-mmio" else "pci"
+    devices = [
+        Device(
+            purpose="vsock",
+            option=f"vhost-user-vsock-{suffix},chardev=vsock",
+            module="vmw_vsock_virtio_transport",
+        )
+    ]
+    if machine.network == "user":
+        devices.append(
+            Device(
+                purpose="network",
+                option=f"virtio-net-{suffix},netdev=net0",
+                module="virtio_net",
+            )
+        )
+    return tuple(devices)
+
+
+def _plan_cmdline(
+    machine: Machine,
+    image: Image,
+    facts: HostFacts,
+    transport: str,
+    devices: tuple[Device, ...],
+) -> str:
+    # reboot=t: a triple fault is the one reset that microvm without ACPI
+    # power management always understands.
+    words = ["console=ttyS0", "quiet", "panic=-1", "reboot=t"]
+    if facts.accelerator.accel == "tcg" and facts.tsc_khz:
+        # Without it 1 of 4 microvm boots under TCG hangs in TSC calibration.
+        words.append(f"tsc_early_khz={facts.tsc_khz}")
+    if image.agent:
+        modules = (_TRANSPORT_MODULES[transport], *(device.module for device in devices))
+        wanted = [name for name in modules if name in image.modules]
+        words.append(f"inn.hostname={machine.name}")
+        if wanted:
+            words.append(f"inn.modules={','.join(wanted)}")
+    return " ".join([*words, *machine.append])
+
+
+def quote(value: str) -> str:
+    """A value inside a QEMU option list: a comma is written twice."""
+    return value.replace(",", ",,")

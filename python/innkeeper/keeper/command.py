@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command in a running guest: the session's client and the keeper's word, brought together."""
+
+from __future__ import annotations
+
+import time
+
+from innkeeper.agent.connect import connect_port
+from innkeeper.agent.session import (
+    Captured,
+    Stdio,
+    TimeLimit,
+    Watch,
+    exec_capture,
+    run_session,
+)
+from innkeeper.errors import GuestLost, InnError, TimedOut
+from innkeeper.keeper.messages import Ended
+from innkeeper.keeper.starter import KeeperHandle
+from innkeeper.model.machine import Command
+from innkeeper.switchboard.ports import SHELL_PORT
+
+_CONNECT_LIMIT_S = 10.0
+
+
+def run_command(
+    keeper: KeeperHandle, command: Command, *, tty: bool, limit: TimeLimit | None
+) -> int:
+    """Run a command with our own stdin, stdout and stderr; returns its exit code.
+
+    :raise CommandNotFound, CommandNotExecutable: the guest cannot run it.
+    :raise TimedOut: the limit passed.
+    :raise GuestError: the guest or its keeper is lost.
+    """
+    with connect_port(keeper.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
+        return run_session(sock, command, Stdio(), tty=tty, watch=_watch(keeper), limit=limit)
+
+
+def capture_command(keeper: KeeperHandle, command: Command, *, limit: TimeLimit | None) -> Captured:
+    """Run a command with our stdin and its output kept in memory; as :func:`run_command`."""
+    with connect_port(keeper.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
+        return exec_capture(sock, command, stdin=0, watch=_watch(keeper), limit=limit)
+
+
+def run_until_power_off(keeper: KeeperHandle, *, limit: TimeLimit | None) -> int:
+    """Wait for a guest without an agent to end by itself; 0 when it powered off.
+
+    :raise TimedOut: the limit passed.
+    :raise GuestError: it ended otherwise.
+    """
+    try:
+        while True:
+            event = keeper.next_event(limit.ends if limit else None)
+            if event is None or keeper.failure is not None:
+                raise keeper.lost()
+            if isinstance(event, Ended):
+                return 0
+    except TimedOut as exc:
+        raise TimedOut(
+            f"the guest did not power off within {limit.seconds if limit else 0:g} s",
+            stage="run",
+            fix="give more --timeout",
+        ) from exc
+
+
+def explain_word(keeper: KeeperHandle) -> InnError | None:
+    """The error in what the keeper says while a command runs, or None to go on."""
+    try:
+        event = keeper.next_event(time.monotonic())
+    except TimedOut:
+        return None
+    if event is None or keeper.failure is not None:
+        return keeper.lost()
+    if isinstance(event, Ended):
+        return GuestLost(f"the guest ended while the command ran ({event.reason})", stage="run")
+    return None
+
+
+def _watch(keeper: KeeperHandle) -> Watch:
+    return Watch(keeper.fileno(), lambda: explain_word(keeper))

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keeper's end of the control channel: events out, one "stop" in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import msgspec
+
+from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Event, Stop
+from innkeeper.keeper.plan import RunPlan
+from innkeeper.system.sockets import StreamSocket
+
+
+class Control:
+    """JSON lines to and from the starter.
+
+    :ivar stop: set when the starter says stop, or is gone.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.stop = asyncio.Event()
+        self._reader = reader
+        self._writer = writer
+        self._listening: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, sock: StreamSocket) -> Control:
+        """Take over our end of the socket pair."""
+        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_LIMIT_BYTES)
+        return cls(reader, writer)
+
+    async def receive_plan(self) -> RunPlan:
+        """The first line; from then on a stop is listened for.
+
+        :raise msgspec.MsgspecError: it is not a plan.
+        """
+        plan = msgspec.json.decode(await self._reader.readline(), type=RunPlan)
+        self._listening = asyncio.create_task(self._listen())
+        return plan
+
+    def send(self, event: Event) -> None:
+        """Say something; a starter that is gone does not hear it."""
+        if not self._writer.is_closing():
+            self._writer.write(msgspec.json.encode(event) + b"\n")
+
+    async def close(self) -> None:
+        """Send what is queued and close."""
+        if self._listening is not None:
+            self._listening.cancel()
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _listen(self) -> None:
+        # Anything but a stop is not for us; the end of the stream is a stop.
+        with contextlib.suppress(OSError, ValueError):
+            while line := await self._reader.readline():
+                with contextlib.suppress(msgspec.MsgspecError):
+                    msgspec.json.decode(line, type=Stop)
+                    break
+        self.stop.set()

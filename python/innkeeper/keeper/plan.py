@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a whole run: what `inn plan run` prints and the keeper carries out. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from innkeeper.hypervisors.qemu.plan import QemuPlan, plan_qemu
+from innkeeper.model.host import HostFacts
+from innkeeper.model.image import Image
+from innkeeper.model.machine import Machine, Wait
+from innkeeper.registry.layout import Layout
+from innkeeper.system.sockets import check_socket_path
+
+# Time limits per stage. A boot under TCG on a loaded two-core host took up to
+# 20 s; six times that is a guest that will never be ready.
+_QEMU_LIMIT_S = 20.0
+_BOOT_LIMIT_S = {"kvm": 60.0, "tcg": 120.0}
+_NETWORK_LIMIT_S = 20.0
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """A named step of the start, with its own time limit."""
+
+    name: str
+    limit_s: float
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the keeper will do, as a value.
+
+    :ivar sockets: purpose to path, in the runtime folder.
+    :ivar console_file: where the console is copied to, or None.
+    :ivar stages: the start, in order.
+    """
+
+    version: int = 1
+    machine: Machine
+    image: Image
+    host: HostFacts
+    qemu: QemuPlan
+    layout: Layout
+    sockets: dict[str, str]
+    console_file: str | None
+    wait: Wait
+    stages: tuple[Stage, ...]
+
+    def limit_s(self, stage: str) -> float:
+        """The time limit of a stage.
+
+        :raise KeyError: the plan has no such stage.
+        """
+        return {item.name: item.limit_s for item in self.stages}[stage]
+
+
+def plan_run(
+    machine: Machine,
+    image: Image,
+    host: HostFacts,
+    layout: Layout,
+    *,
+    wait: Wait,
+    timeout_s: float | None = None,
+    console_file: str | None = None,
+) -> RunPlan:
+    """The plan for one run.
+
+    :param timeout_s: the user's limit for the whole run; no stage gets more.
+    :raise PathTooLong: a socket path of the plan is over 107 bytes.
+    """
+    folder = layout.guest(machine.name)
+    sockets = {"vsock": folder.vsock, "announce": folder.announce, "agent": folder.agent}
+    for path in sockets.values():
+        check_socket_path(path)
+    # A guest dials ports of up to ten digits next to the vsock socket.
+    check_socket_path(folder.path / f"{folder.vsock.name}_4294967295")
+    return RunPlan(
+        machine=machine,
+        image=image,
+        host=host,
+        qemu=plan_qemu(machine, image, host),
+        layout=layout,
+        sockets={purpose: str(path) for purpose, path in sockets.items()},
+        console_file=console_file,
+        wait=wait,
+        stages=_plan_stages(machine, host, wait, timeout_s),
+    )
+
+
+def _plan_stages(
+    machine: Machine, host: HostFacts, wait: Wait, timeout_s: float | None
+) -> tuple[Stage, ...]:
+    stages = [Stage("qemu", _QEMU_LIMIT_S)]
+    if wait != "none":
+        stages.append(Stage("boot", _BOOT_LIMIT_S[host.accelerator.accel]))
+        if machine.network == "user":
+            stages.append(Stage("network", _NETWORK_LIMIT_S))
+    if timeout_s is None:
+        return tuple(stages)
+    return tuple(Stage(stage.name, min(stage.limit_s, timeout_s)) for stage in stages)

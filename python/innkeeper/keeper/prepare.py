@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a machine to a plan: finds QEMU, the image and the accelerator on this host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from innkeeper.errors import OutOfMemory, UnknownName
+from innkeeper.hypervisors.qemu.facts import qemu_facts
+from innkeeper.hypervisors.qemu.probe import choose_accelerator
+from innkeeper.images.kernel import check_initrd
+from innkeeper.images.tiny import prepare_tiny
+from innkeeper.keeper.plan import RunPlan, plan_run
+from innkeeper.model.host import HostFacts
+from innkeeper.model.image import Image
+from innkeeper.model.machine import Machine, Wait
+from innkeeper.model.sizes import MIB, format_size
+from innkeeper.registry.layout import Layout
+from innkeeper.registry.names import check_free
+from innkeeper.system.host import memory_available_bytes, tsc_khz
+
+IMAGES = ("tiny",)
+
+# QEMU itself with TCG's translation cache, and the keeper.
+_OVERHEAD_BYTES = 96 * MIB
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asked for, apart from the command.
+
+    :ivar console_file: a path, or "-" for our stdout.
+    """
+
+    machine: Machine
+    wait: Wait = "agent"
+    timeout_s: float | None = None
+    console_file: str | None = None
+
+
+def prepare_run(
+    request: RunRequest,
+    layout: Layout,
+    *,
+    report: Callable[[str], None],
+    may_boot: bool = True,
+) -> RunPlan:
+    """Everything that must be known before a start.
+
+    Builds the image where it is missing, and tries KVM with a short boot where
+    that is not known yet.
+
+    :param report: called with a line for each long step.
+    :param may_boot: without it the accelerator is not tried.
+    :raise InnError: something is missing; its fields say what.
+    """
+    machine = request.machine
+    if machine.image not in IMAGES:
+        raise UnknownName("image", machine.image, IMAGES, stage="image")
+    check_free(layout, machine.name)
+    qemu = qemu_facts(layout.cache)
+    image = _choose_image(machine, layout, report)
+    verdict = choose_accelerator(
+        machine.accel, qemu, image.kernel, layout.cache, report=report, may_boot=may_boot
+    )
+    check_memory(machine, memory_available_bytes())
+    return plan_run(
+        machine,
+        image,
+        HostFacts(qemu=qemu, accelerator=verdict, tsc_khz=tsc_khz()),
+        layout,
+        wait=request.wait,
+        timeout_s=request.timeout_s,
+        console_file=request.console_file,
+    )
+
+
+def check_memory(machine: Machine, available_bytes: int | None) -> None:
+    """Refuse a guest that this host cannot hold.
+
+    :raise OutOfMemory: it has less available than the guest may use.
+    """
+    needed = machine.memory_bytes + _OVERHEAD_BYTES
+    if available_bytes is not None and needed > available_bytes:
+        raise OutOfMemory(
+            f"the host has {format_size(available_bytes)} of memory available; "
+            f"a guest of {format_size(machine.memory_bytes)} needs {format_size(needed)}",
+            stage="memory",
+            fix="give a smaller --memory, or stop something",
+        )
+
+
+def _choose_image(machine: Machine, layout: Layout, report: Callable[[str], None]) -> Image:
+    kernel = Path(machine.kernel).absolute() if machine.kernel else None
+    image = prepare_tiny(layout.cache, report=report, kernel=kernel)
+    if machine.initrd is None:
+        return image
+    initrd = Path(machine.initrd).absolute()
+    check_initrd(initrd)
+    # What is in a foreign initramfs is its owner's business; ours may still be in it.
+    return msgspec.structs.replace(image, initrd=str(initrd), initrd_bytes=initrd.stat().st_size)

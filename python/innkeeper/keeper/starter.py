@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other end of the keeper: starts it, follows it, and cleans up after it if it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from innkeeper.errors import InnError, KeeperLost, ProtocolError, TimedOut, error_from_dict
+from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Ended, Event, Failed, Ready, Stop
+from innkeeper.keeper.plan import RunPlan
+from innkeeper.registry.names import remove_dead
+from innkeeper.system.interrupt import held_back
+from innkeeper.system.process import Child, spawn, wait_for_exit
+from innkeeper.system.sockets import StreamSocket, stream_pair, wait_readable
+
+# Teardown kills QEMU and unlinks a few files. The rest is for a loaded host.
+_TEARDOWN_LIMIT_S = 10.0
+
+
+class KeeperHandle:
+    """A running keeper, seen by its starter. Made by :func:`started`.
+
+    :ivar ended: its last message, once it has come.
+    :ivar failure: the error it reported, if it did.
+    """
+
+    def __init__(self, child: Child, sock: StreamSocket, plan: RunPlan) -> None:
+        self.child = child
+        self.plan = plan
+        self.ended: Ended | None = None
+        self.failure: InnError | None = None
+        self._sock = sock
+        self._buffer = bytearray()
+
+    @property
+    def vsock_path(self) -> Path:
+        """The socket for `CONNECT <port>`."""
+        return Path(self.plan.sockets["vsock"])
+
+    def fileno(self) -> int:
+        """Readable when the keeper has something to say."""
+        return self._sock.fileno()
+
+    def next_event(self, deadline: float | None = None) -> Event | None:
+        """The next message, remembered where it is a failure or the end.
+
+        :param deadline: on the monotonic clock; None waits for ever.
+        :return: None when the keeper is gone without another word.
+        :raise TimedOut: the deadline passed.
+        """
+        while b"\n" not in self._buffer:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not wait_readable(self._sock, left_s):
+                raise TimedOut("the keeper said nothing in time", stage="keeper")
+            data = self._receive()
+            if not data:
+                return None
+            self._buffer += data
+            if len(self._buffer) > LINE_LIMIT_BYTES:
+                raise ProtocolError("the keeper sent too long a line", stage="keeper")
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        event: Event = msgspec.json.decode(line, type=Event)
+        if isinstance(event, Failed):
+            self.failure = error_from_dict(event.error)
+        if isinstance(event, Ended):
+            self.ended = event
+        return event
+
+    def wait_end(self, timeout_s: float) -> bool:
+        """Read on until the last message or the keeper's death; False when time is over."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            while self.ended is None and self.next_event(deadline) is not None:
+                pass
+        except TimedOut:
+            return False
+        return True
+
+    def lost(self) -> InnError:
+        """The error for a keeper that is gone: what it reported, or that it died."""
+        if self.failure is not None:
+            return self.failure
+        code = self.child.wait(1.0)
+        how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+        return KeeperLost(
+            f"the keeper of {self.plan.machine.name!r} ended {how}",
+            stage="keeper",
+            fix="the guest ended with it and nothing is left of both; start it again",
+        )
+
+    def end(self) -> None:
+        """Have the guest torn down, and clean up where the keeper cannot. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._sock.sendall(msgspec.json.encode(Stop()) + b"\n")
+        with contextlib.suppress(ProtocolError, msgspec.MsgspecError):
+            self.wait_end(_TEARDOWN_LIMIT_S)
+        self._sock.close()
+        if self.child.pidfd >= 0:
+            wait_for_exit(self.child.pidfd, _TEARDOWN_LIMIT_S if self.ended else 0.0)
+        # SIGKILL where it still runs; QEMU goes with it (PDEATHSIG).
+        self.child.end()
+        remove_dead(self.plan.layout, self.plan.machine.name)
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(65536)
+        except ConnectionError:
+            return b""
+
+
+@contextlib.contextmanager
+def started(plan: RunPlan) -> Iterator[KeeperHandle]:
+    """A keeper that works on `plan`; at the end the guest is torn down and nothing is left."""
+    with held_back():
+        handle = _start(plan)
+    try:
+        yield handle
+    finally:
+        with held_back():
+            handle.end()
+
+
+def _start(plan: RunPlan) -> KeeperHandle:
+    ours, theirs = stream_pair()
+    try:
+        child = spawn(
+            # -P: the working directory is not a place to import from.
+            [sys.executable, "-P", "-m", "innkeeper.keeper", "--control-fd", str(theirs.fileno())],
+            name="keeper",
+            pass_fds=(theirs.fileno(),),
+            stdout=1 if plan.console_file == "-" else None,
+            stderr=2,
+            new_session=True,
+            # It tears down in order when our end closes; no signal must cut that short.
+            die_with_parent=False,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    handle = KeeperHandle(child, ours, plan)
+    with contextlib.suppress(OSError):
+        ours.sendall(msgspec.json.encode(plan) + b"\n")
+    return handle
+
+
+def wait_ready(keeper: KeeperHandle, deadline: float | None = None) -> Iterator[Event]:
+    """The messages of the start, the last of them `Ready`.
+
+    :param deadline: on the monotonic clock. The stages have their own limits,
+        so it matters only where less time than that is left.
+    :raise InnError: the start failed, with the keeper's reason.
+    """
+    while True:
+        try:
+            event = keeper.next_event(deadline)
+        except TimedOut:
+            # The keeper has the evidence; it is asked for it by name of the stage.
+            raise TimedOut(
+                "the guest did not become ready in time", stage="start", fix="give more --timeout"
+            ) from None
+        if event is None or keeper.failure is not None or isinstance(event, Ended):
+            raise keeper.lost()
+        yield event
+        if isinstance(event, Ready):
+            return

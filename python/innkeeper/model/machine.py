@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine: the description of one guest, and the command to run in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from innkeeper.errors import UsageError
+from innkeeper.model.sizes import MIB, format_size
+
+Accelerator = Literal["kvm", "tcg"]
+AcceleratorChoice = Literal["auto", "kvm", "tcg"]
+Network = Literal["none", "user"]
+Wait = Literal["agent", "network", "none"]
+
+# A DNS label, so that the name can be the guest's host name (RFC 1123), but
+# shorter, since it is part of a socket path.
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+
+MEMORY_DEFAULT_BYTES = 512 * MIB
+# Debian's cloud kernel, its initramfs and a shell; below, it panics before it prints.
+MEMORY_MINIMUM_BYTES = 96 * MIB
+CPUS_MAXIMUM = 255
+
+
+def check_name(name: str) -> str:
+    """The name itself, if a machine may be called so.
+
+    :raise UsageError: it may not.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise UsageError(
+            f"{name!r} is not a machine name",
+            fix="use 1 to 40 of a-z, 0-9 and -, not at either end",
+        )
+    return name
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a guest is made of.
+
+    :ivar image: name of an image.
+    :ivar kernel: a kernel file in place of the image's.
+    :ivar initrd: an initramfs in place of the image's.
+    :ivar append: words added to the kernel command line.
+    """
+
+    name: str
+    cpus: int = 1
+    memory_bytes: int = MEMORY_DEFAULT_BYTES
+    image: str = "tiny"
+    kernel: str | None = None
+    initrd: str | None = None
+    append: tuple[str, ...] = ()
+    accel: AcceleratorChoice = "auto"
+    network: Network = "none"
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if not 1 <= self.cpus <= CPUS_MAXIMUM:
+            raise UsageError(f"{self.cpus} CPUs", fix=f"give 1 to {CPUS_MAXIMUM}")
+        if self.memory_bytes < MEMORY_MINIMUM_BYTES:
+            raise UsageError(
+                f"{format_size(self.memory_bytes)} of memory is too little for a guest",
+                fix=f"give --memory {format_size(MEMORY_MINIMUM_BYTES)} or more",
+            )
+        if self.memory_bytes % MIB:
+            raise UsageError(
+                f"{self.memory_bytes} bytes of memory", fix="give a whole number of MiB"
+            )
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command for the guest.
+
+    :ivar argv: empty means the user's login shell.
+    :ivar env: variables over the agent's base environment.
+    :ivar workdir: folder to start in; None is the user's home or `/`.
+    :ivar user: name or "uid[:gid]"; None is root.
+    """
+
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    workdir: str | None = None
+    user: str | None = None

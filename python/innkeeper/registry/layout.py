@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every folder and file name of innkeeper on this host, named once (XDG, or FHS as root)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from innkeeper.errors import HostError
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The two roots.
+
+    :ivar runtime: sockets and locks of running guests.
+    :ivar cache: what can be made again: images, packages, probe results.
+    """
+
+    runtime: Path
+    cache: Path
+
+    def guest(self, name: str) -> GuestFolder:
+        """The runtime folder of the guest with this name."""
+        return GuestFolder(self.runtime / name)
+
+
+class GuestFolder(msgspec.Struct, frozen=True):
+    """The runtime folder of one guest."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the keeper for its whole life."""
+        return self.path / "lock"
+
+    @property
+    def state(self) -> Path:
+        """What `inn ls` reads: :class:`innkeeper.registry.names.GuestState` as JSON."""
+        return self.path / "state.json"
+
+    @property
+    def vsock(self) -> Path:
+        """Host to guest: `CONNECT <port>`."""
+        return self.path / "vsock.sock"
+
+    @property
+    def announce(self) -> Path:
+        """Guest to host, port 7777."""
+        return self.path / "vsock.sock_7777"
+
+    @property
+    def agent(self) -> Path:
+        """Straight to guest port 8888 (gRPC)."""
+        return self.path / "agent.sock"
+
+
+def plan_layout(env: Mapping[str, str], uid: int) -> Layout:
+    """The folders for this environment and user. Pure."""
+    home = Path(env.get("HOME") or "/")
+    if uid == 0:
+        runtime, cache = Path("/run/innkeeper"), Path("/var/cache/innkeeper")
+    else:
+        state = Path(env.get("XDG_STATE_HOME") or home / ".local/state")
+        runtime_home = env.get("XDG_RUNTIME_DIR")
+        runtime = Path(runtime_home) / "innkeeper" if runtime_home else state / "innkeeper/run"
+        cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "innkeeper"
+    return Layout(
+        runtime=Path(env.get("INN_RUNTIME_DIR") or runtime),
+        cache=Path(env.get("INN_CACHE_DIR") or cache),
+    )
+
+
+def host_layout() -> Layout:
+    """The folders of this process's user, created with mode 0700 where missing.
+
+    :raise HostError: one cannot be created or belongs to somebody else.
+    """
+    layout = plan_layout(os.environ, os.geteuid())
+    for folder, variable in (
+        (layout.runtime, "INN_RUNTIME_DIR"),
+        (layout.cache, "INN_CACHE_DIR"),
+    ):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stat = folder.stat()
+        except OSError as exc:
+            raise HostError(
+                f"cannot create the folder {folder}: {exc.strerror}",
+                stage="folders",
+                fix=f"set {variable} to a folder that you can write",
+            ) from exc
+        if stat.st_uid != os.geteuid():
+            raise HostError(
+                f"the folder {folder} belongs to another user",
+                stage="folders",
+                evidence=(f"owner is uid {stat.st_uid}",),
+                fix=f"set {variable} to a folder of your own",
+            )
+        if stat.st_mode & 0o022 and variable == "INN_RUNTIME_DIR":
+            raise HostError(
+                f"other users can write the folder {folder}",
+                stage="folders",
+                fix=f"chmod 700 {folder}",
+            )
+    return layout

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""File locks that the kernel releases when their holder dies (flock(2))."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import Self
+
+
+class FileLock:
+    """An exclusive lock on a file, held from construction by :func:`try_lock` to :meth:`release`."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd = fd
+        self.path = path
+
+    def fileno(self) -> int:
+        """The descriptor, for handing the lock to a child."""
+        return self._fd
+
+    def release(self) -> None:
+        """Give the lock up. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
+
+
+def try_lock(path: Path) -> FileLock | None:
+    """The lock on `path`, or None when somebody else holds it.
+
+    The file is created where it does not exist. A file that was unlinked
+    between open and lock is not the lock any more, and is tried again.
+
+    :raise OSError: the file cannot be opened.
+    """
+    return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def wait_lock(path: Path) -> FileLock:
+    """The lock on `path`; waits for its holder.
+
+    :raise OSError: the file cannot be opened.
+    """
+    lock = _lock(path, fcntl.LOCK_EX)
+    assert lock is not None
+    return lock
+
+
+def _lock(path: Path, operation: int) -> FileLock | None:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, operation)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                return FileLock(fd, path)
+        os.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """True when somebody holds the lock; a file that does not exist is not locked."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

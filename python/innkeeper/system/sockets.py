@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unix sockets: bound by their owner, never world-writable, paths checked."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from pathlib import Path
+
+from innkeeper.errors import HostError, PathTooLong
+
+# For the type hints of the packages that may not import `socket`.
+StreamSocket = socket.socket
+
+# struct sockaddr_un has 108 bytes with the final zero (unix(7)).
+SUN_PATH_MAX = 107
+
+
+def check_socket_path(path: Path) -> Path:
+    """The path itself, if a Unix socket can be bound to it.
+
+    :raise PathTooLong: it has more than 107 bytes.
+    """
+    length = len(os.fsencode(path))
+    if length > SUN_PATH_MAX:
+        raise PathTooLong(
+            f"the socket path {path} has {length} bytes; a Unix socket takes {SUN_PATH_MAX}",
+            stage="plan",
+            fix="set INN_RUNTIME_DIR to a shorter folder, or give a shorter --name",
+        )
+    return path
+
+
+def listen_unix(path: Path, *, backlog: int = 128) -> socket.socket:
+    """A listening Unix stream socket at `path`, mode 0600. The caller closes and unlinks it.
+
+    :raise PathTooLong: as :func:`check_socket_path`.
+    :raise HostError: it cannot be bound.
+    """
+    check_socket_path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(os.fspath(path))
+        path.chmod(0o600)
+        sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        raise HostError(f"cannot listen on {path}: {exc.strerror}", stage="sockets") from exc
+    return sock
+
+
+def stream_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected Unix stream sockets; the caller closes both."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def adopt_stream(fd: int) -> socket.socket:
+    """A socket object that owns an inherited descriptor of a connected stream."""
+    return socket.socket(fileno=fd)
+
+
+def connect_unix(path: Path, *, timeout_s: float) -> socket.socket:
+    """A connected blocking stream with the given timeout set; the caller closes it.
+
+    :raise OSError: as connect(2).
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(os.fspath(path))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def wait_readable(sock: StreamSocket, timeout_s: float | None) -> bool:
+    """True when there is something to read (also the end), False when the time is over."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))

@@ -47,15 +47,15 @@ OnWatch = Callable[[], InnError | None]
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """When the command must have ended (`time.monotonic`), and how that is told."""
+    """When the command must have ended (`time.monotonic`), and the limit as it was given."""
 
-    seconds: float
     ends: float
+    seconds: float | None = None
 
-    @classmethod
-    def of(cls, seconds: float) -> TimeLimit:
-        """A limit that starts to count now."""
-        return cls(seconds, time.monotonic() + seconds)
+    def error(self) -> TimedOut:
+        """What to raise when it passed."""
+        within = "in time" if self.seconds is None else f"within {self.seconds:g} s"
+        return TimedOut(f"the command did not end {within}", stage="session")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class Surroundings:
     watch: Watch | None = None
     limit: TimeLimit | None = None
     signals: signals.SignalWatch = field(default_factory=lambda: signals.SignalWatch(()))
-    # The terminal of a session that has one; -1 without.
-    terminal_fd: int = -1
+    has_terminal: bool = False
+    # The size of the terminal's window.
+    window: Callable[[], WindowSize] = lambda: WindowSize(0, 0)
     # Called once the command runs.
     on_started: Callable[[], None] = lambda: None
 
@@ -247,17 +248,16 @@ class Session:
             self._channel.flush()
             self._grace_end = now + _TERM_GRACE_S
         elif self._grace_end is None or now >= self._grace_end:
-            raise TimedOut(f"the command did not end within {limit.seconds:g} s", stage="session")
+            raise limit.error()
 
     # What is ready
 
     def _take_signals(self) -> int | None:
         for number in self._around.signals.take():
             if number == signals.WINDOW_CHANGE:
-                window = window_of(self._around.terminal_fd)
-                self._channel.queue(self._protocol.resize(window), urgent=True)
+                self._channel.queue(self._protocol.resize(self._around.window()), urgent=True)
                 continue
-            if self._around.terminal_fd >= 0 or self._code is not None or not self._connected:
+            if self._around.has_terminal or self._code is not None or not self._connected:
                 # A terminal's keys travel as bytes: this came from elsewhere and
                 # means us. Without a command, nobody is left to forward to.
                 return 128 + number

@@ -4,17 +4,27 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 
 import msgspec
 
-from innkeeper.agent.loop import FORWARDED, Session, Surroundings, TimeLimit, Watch, window_of
+from innkeeper.agent.loop import (
+    FORWARDED,
+    OnWatch,
+    Session,
+    Surroundings,
+    TimeLimit,
+    Watch,
+    window_of,
+)
 from innkeeper.agent.vsh import SessionProtocol
+from innkeeper.errors import InnError
 from innkeeper.model.machine import Command
 from innkeeper.system import signals, terminal
-from innkeeper.system.pump import InputStream, OutputStream, StreamSocket
+from innkeeper.system.pump import InputStream, OutputStream, Source, StreamSocket
 
-__all__ = ["Captured", "Stdio", "TimeLimit", "Watch", "exec_capture", "run_session", "wants_tty"]
+__all__ = ["Captured", "Stdio", "capture_session", "exec_capture", "run_session", "wants_tty"]
 
 CAPTURE_LIMIT = 16 << 20
 
@@ -35,10 +45,14 @@ class Captured:
     :ivar truncated: it wrote more than was kept.
     """
 
-    returncode: int
+    code: int
     stdout: bytes
     stderr: bytes
     truncated: bool = False
+
+
+def _no_word() -> InnError | None:
+    return None
 
 
 def wants_tty(stdio: Stdio) -> bool:
@@ -52,23 +66,31 @@ def run_session(
     stdio: Stdio,
     *,
     tty: bool,
-    watch: Watch | None = None,
-    limit: TimeLimit | None = None,
+    watch_fd: int | None = None,
+    on_watch: OnWatch = _no_word,
+    deadline: float | None = None,
+    timeout_s: float | None = None,
 ) -> int:
     """Run the command between the guest and our own stdio.
 
     The caller closes the socket, which also ends what still runs. Terminal,
     signal handlers and descriptors are left as they were found.
 
-    :param tty: give the command a terminal; stdin must be one then.
+    :param tty: give the command a terminal. Our own goes into raw mode meanwhile,
+        where stdin is one.
+    :param watch_fd: something beside the guest that can end the session, such as
+        the keeper's control socket. When it is readable, `on_watch` is called: it
+        reads, and returns the error to end with, or None to go on.
+    :param deadline: when the command must have ended, on the monotonic clock.
+    :param timeout_s: the time limit behind `deadline`, for the error's text.
     :return: the exit code: the command's own; 141 when stdout has no reader any
         more; 128+N when signal N made us give up. With `tty`, that is any signal
         to this process, else a second SIGINT or SIGTERM.
     :raise CommandNotFound: the guest has no such command.
     :raise CommandNotExecutable: it cannot be executed.
-    :raise GuestLost: the connection ended and `watch` gave no reason.
-    :raise TimedOut: it did not end within the limit.
-    :raise InnError: what `watch` returned; other failures of the guest or the host.
+    :raise GuestLost: the connection ended and `on_watch` gave no reason.
+    :raise TimedOut: it did not end before the deadline.
+    :raise InnError: what `on_watch` returned; other failures of the guest or the host.
     """
     with contextlib.ExitStack() as stack:
         # Handlers first, raw mode second: between them a signal could end us
@@ -81,18 +103,30 @@ def run_session(
         stack.callback(stdout.close)
         stderr = OutputStream(stdio.stderr, name="stderr")
         stack.callback(stderr.close)
-        around = Surroundings(watch=watch, limit=limit, signals=caught)
+        around = _surroundings(watch_fd, on_watch, deadline, timeout_s)
+        around.signals = caught
         window = None
         if tty:
             command = _with_terminal_type(command)
             window = window_of(stdio.stdin)
-            around.terminal_fd = stdio.stdin
-            around.on_started = lambda: stack.enter_context(terminal.raw_mode(stdio.stdin))
+            around.has_terminal = True
+            around.window = lambda: window_of(stdio.stdin)
+            if terminal.is_terminal(stdio.stdin):
+                around.on_started = lambda: stack.enter_context(terminal.raw_mode(stdio.stdin))
         protocol = SessionProtocol(command, window=window)
         session = Session(
             sock, protocol, command, stdin=stdin, stdout=stdout, stderr=stderr, around=around
         )
         return session.run()
+
+
+def _surroundings(
+    watch_fd: int | None, on_watch: OnWatch, deadline: float | None, timeout_s: float | None
+) -> Surroundings:
+    return Surroundings(
+        watch=None if watch_fd is None else Watch(watch_fd, on_watch),
+        limit=None if deadline is None else TimeLimit(deadline, timeout_s),
+    )
 
 
 def _with_terminal_type(command: Command) -> Command:
@@ -133,31 +167,55 @@ class _Capture:
         pass
 
 
-def exec_capture(
+def capture_session(
     sock: StreamSocket,
     command: Command,
     *,
+    stdin_fd: int | None = None,
     stdin: bytes = b"",
     max_bytes: int = CAPTURE_LIMIT,
-    watch: Watch | None = None,
-    limit: TimeLimit | None = None,
+    watch_fd: int | None = None,
+    on_watch: OnWatch = _no_word,
+    deadline: float | None = None,
+    timeout_s: float | None = None,
 ) -> Captured:
     """Run the command and keep its output: of each stream the first `max_bytes` bytes.
 
-    No signals are handled. The caller closes the socket.
+    Its stdin is the descriptor `stdin_fd`, else the bytes `stdin`. Signals to
+    this process are forwarded as in :func:`run_session`; where that gives the
+    session up, the code is 128+N. The caller closes the socket.
 
     :raise InnError: as :func:`run_session`.
     """
-    stdout, stderr = _Capture(max_bytes), _Capture(max_bytes)
-    session = Session(
-        sock,
-        SessionProtocol(command),
-        command,
-        stdin=_Memory(stdin),
-        stdout=stdout,
-        stderr=stderr,
-        around=Surroundings(watch=watch, limit=limit),
-    )
-    code = session.run()
-    truncated = stdout.truncated or stderr.truncated
-    return Captured(code, bytes(stdout.data), bytes(stderr.data), truncated)
+    kept, complaints = _Capture(max_bytes), _Capture(max_bytes)
+    with contextlib.ExitStack() as stack:
+        around = _surroundings(watch_fd, on_watch, deadline, timeout_s)
+        around.signals = stack.enter_context(signals.SignalWatch(FORWARDED))
+        source: Source = _Memory(stdin)
+        if stdin_fd is not None:
+            inherited = InputStream(stdin_fd)
+            stack.callback(inherited.close)
+            source = inherited
+        session = Session(
+            sock,
+            SessionProtocol(command),
+            command,
+            stdin=source,
+            stdout=kept,
+            stderr=complaints,
+            around=around,
+        )
+        code = session.run()
+    truncated = kept.truncated or complaints.truncated
+    return Captured(code, bytes(kept.data), bytes(complaints.data), truncated)
+
+
+def exec_capture(
+    sock: StreamSocket, command: Command, *, stdin: bytes = b"", timeout_s: float | None = None
+) -> Captured:
+    """:func:`capture_session` for the simple case.
+
+    :raise InnError: as :func:`run_session`.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    return capture_session(sock, command, stdin=stdin, deadline=deadline, timeout_s=timeout_s)

@@ -9,7 +9,6 @@ from the guest into events. Whatever the guest sends becomes an event or a
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +23,7 @@ from innkeeper.agent.frames import (
     encode_frame,
 )
 from innkeeper.agent.pb import vsh_pb2
+from innkeeper.agent.text import clean_text
 from innkeeper.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -48,7 +48,6 @@ _SIGNALS = {
     15: vsh_pb2.SIGNAL_TERM,
 }
 
-_TEXT_LIMIT = 1000
 _PID_MAXIMUM = 1 << 22  # PID_MAX_LIMIT of Linux
 
 
@@ -101,13 +100,6 @@ class Failed:
 
 
 Event: TypeAlias = Started | Output | Eof | Exited | Failed
-
-
-def clean_text(text: str, limit: int = _TEXT_LIMIT) -> str:
-    """Text from a guest made safe to print: bounded, one line, no control characters."""
-    cut = text[: limit + 1]
-    shown = "".join(char if char.isprintable() else "\ufffd" for char in cut[:limit])
-    return shown + "…" if len(cut) > limit else shown
 
 
 @lru_cache(maxsize=64)
@@ -271,24 +263,40 @@ def _nonsense(what: str) -> ProtocolError:
 _NOT_EXECUTABLE = (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM, errno.ELIBBAD)
 
 
-# How the agent names the step of a start that is about the command itself
-# (crates/agent/src/process/spawn.rs). Other steps fail with the same errnos: a
-# missing folder is ENOENT too.
-_EXEC_STEP = "executing the program"
-
-
 def failure_to_error(failed: Failed, command: Command, *, started: bool) -> InnError:
     """The error for a `Failed` event."""
     description = failed.description or "the agent gave no reason"
     if started:
         return GuestError(f"the guest's agent gave the command up: {description}", stage="session")
     program = command.argv[0] if command.argv else "the login shell"
-    if _EXEC_STEP in failed.description:
+    if _is_about_program(failed.description, command):
         if failed.error_number in (errno.ENOENT, errno.ENOTDIR):
-            return CommandNotFound(f"the guest has no command {program!r}", stage="session")
+            return CommandNotFound(
+                f"the guest cannot find the command {program!r}",
+                stage="session",
+                evidence=(description,),
+            )
         if failed.error_number in _NOT_EXECUTABLE:
             return CommandNotExecutable(
-                f"the guest cannot execute {program!r}: {os.strerror(failed.error_number)}",
-                stage="session",
+                f"the guest cannot execute {program!r}", stage="session", evidence=(description,)
             )
     return GuestError(f"the guest could not start {program!r}: {description}", stage="session")
+
+
+def _is_about_program(description: str, command: Command) -> bool:
+    """True when the step that failed is the execution.
+
+    Other steps fail with the same errnos: a missing folder is ENOENT too. The
+    agent starts its description with the name of what failed
+    (crates/agent/src/vsh/launch.rs): the folder, or the program or its path.
+    """
+    if command.workdir and description.startswith(f"{clean_text(command.workdir)}: "):
+        return False
+    if description.startswith("executing the program"):
+        return True
+    if not command.argv:
+        return description.startswith("/")
+    program = clean_text(command.argv[0])
+    head, found, _ = description.partition(f"{program}: ")
+    # A command without a slash was found, or not, in a folder of PATH.
+    return bool(found) and (not head or ("/" not in program and head.endswith("/")))

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Python bindings: `innkeeper._core`. Types are in `python/innkeeper/_core.pyi`.
+//!
+//! Thin on purpose: it turns integers into owned descriptors and errors into
+//! exceptions. The device's thread never touches the interpreter.
+
+use std::collections::BTreeMap;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use inn_vsock::{Config, Error};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+
+/// One guest's vhost-user-vsock device, served by native threads.
+#[pyclass(frozen, module = "innkeeper._core")]
+struct VsockDevice(inn_vsock::VsockDevice);
+
+#[pymethods]
+impl VsockDevice {
+    #[new]
+    #[pyo3(signature = (*, guest_cid, vhost_fd, hybrid_fd, hybrid_path, max_connections = 1024))]
+    fn new(
+        py: Python<'_>,
+        guest_cid: u64,
+        vhost_fd: RawFd,
+        hybrid_fd: RawFd,
+        hybrid_path: String,
+        max_connections: usize,
+    ) -> PyResult<Self> {
+        // Both are taken before either is judged: they pass to us on error too.
+        let (vhost, hybrid) = (take(vhost_fd), take(hybrid_fd));
+        let (vhost, hybrid) = (vhost?, hybrid?);
+        let config = Config {
+            guest_cid,
+            hybrid_path,
+            max_connections,
+        };
+        py.detach(|| inn_vsock::VsockDevice::start(config, vhost, hybrid))
+            .map(Self)
+            .map_err(exception)
+    }
+
+    /// Connect every client of a listening Unix socket straight to a guest port.
+    fn publish(&self, py: Python<'_>, listener_fd: RawFd, guest_port: u32) -> PyResult<()> {
+        let listener = take(listener_fd)?;
+        py.detach(|| self.0.publish(listener, guest_port))
+            .map_err(exception)
+    }
+
+    /// Counters since start.
+    fn stats(&self) -> BTreeMap<&'static str, u64> {
+        let stats = self.0.stats();
+        BTreeMap::from([
+            ("connections_open", stats.connections_open),
+            ("connections_total", stats.connections_total),
+            ("refused", stats.refused),
+            ("reset", stats.reset),
+            ("bytes_to_guest", stats.bytes_to_guest),
+            ("bytes_to_host", stats.bytes_to_host),
+            ("packets_dropped", stats.packets_dropped),
+            ("forged_cid", stats.forged_cid),
+            ("credit_violations", stats.credit_violations),
+        ])
+    }
+
+    /// Stop the threads, reset all connections, close all descriptors. Idempotent.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.0.close());
+    }
+}
+
+/// Takes ownership of a descriptor that Python gave away.
+fn take(fd: RawFd) -> PyResult<OwnedFd> {
+    // SAFETY: fcntl(F_GETFD) takes any integer and changes nothing.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: it is open, and by the documented contract the caller no longer
+    // owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn exception(error: Error) -> PyErr {
+    let text = error.to_string();
+    match error {
+        Error::InvalidCid(_) | Error::PathTooLong(_) | Error::PathInvalid(_) => {
+            PyValueError::new_err(text)
+        }
+        Error::Descriptor { source, .. } | Error::Start(source) => match source.raw_os_error() {
+            Some(code) => PyOSError::new_err((code, text)),
+            None => PyOSError::new_err(text),
+        },
+        Error::Closed => PyOSError::new_err((libc::EBADF, text)),
+    }
+}
+
+/// The native part of innkeeper.
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<VsockDevice>()
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The device's only thread: waits, dispatches, lets the engine run.
+//!
+//! One thread owns everything, so vhost-user requests (which stop rings and
+//! replace memory) can never meet a packet half-way. The mutex around the
+//! device is what the `vhost` crate asks for; nobody else ever takes it.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vhost::vhost_user::BackendReqHandler;
+
+use crate::device::Device;
+use crate::poller::{Event, Poller, Token};
+
+/// What other threads ask of the device thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Connect a listener's clients to a guest port.
+    Publish(OwnedFd, u32),
+    /// End.
+    Close,
+}
+
+/// The way in for other threads.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// `None` once the device thread has ended: nobody reads any more.
+    commands: Mutex<Option<Vec<Command>>>,
+    wake: OwnedFd,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        use rustix::event::{EventfdFlags as F, eventfd};
+        let wake = eventfd(0, F::CLOEXEC | F::NONBLOCK)?;
+        Ok(Self {
+            commands: Mutex::new(Some(Vec::new())),
+            wake,
+        })
+    }
+
+    /// Queues a command; gives it back if the device thread has ended.
+    pub(crate) fn post(&self, command: Command) -> Result<(), Command> {
+        match self.lock().as_mut() {
+            Some(commands) => commands.push(command),
+            None => return Err(command),
+        }
+        // An eventfd fails only when it is readable already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        Ok(())
+    }
+
+    fn take(&self) -> Vec<Command> {
+        let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn seal(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything the device thread owns.
+pub(crate) struct EventLoop {
+    pub(crate) poller: Arc<Poller>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) device: Arc<Mutex<Device>>,
+    pub(crate) frontend: BackendReqHandler<Mutex<Device>>,
+}
+
+/// Why the loop ends.
+struct Ended;
+
+impl EventLoop {
+    /// Registers the mailbox and QEMU's socket.
+    pub(crate) fn prepare(&self, vhost: &OwnedFd) -> std::io::Result<()> {
+        self.poller.add_level(&self.mailbox.wake, Token::Wake)?;
+        self.poller.add_level(vhost, Token::Vhost)
+    }
+
+    /// Runs until `close()`, until QEMU hangs up, or until it breaks the protocol.
+    pub(crate) fn run(mut self) {
+        let mut events = Vec::new();
+        let mut more = false;
+        loop {
+            // Sockets are looked at between passes even when there is more.
+            let deadline = if more {
+                Some(std::time::Instant::now())
+            } else {
+                self.device().engine.muxer.next_deadline()
+            };
+            if self.poller.wait(&mut events, deadline).is_err() {
+                break;
+            }
+            if events
+                .iter()
+                .any(|event| matches!(self.dispatch(*event), Err(Ended)))
+            {
+                break;
+            }
+            let mut device = self.device();
+            device.engine.muxer.on_deadlines();
+            more = device.engine.run();
+        }
+        self.mailbox.seal();
+        // The guest may live on a little: tell it what it can still hear.
+        let mut device = self.device();
+        device.engine.muxer.reset_all();
+        device.engine.run();
+    }
+
+    fn device(&self) -> MutexGuard<'_, Device> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dispatch(&mut self, event: Event) -> Result<(), Ended> {
+        match event.token {
+            // Without its frontend the device has no purpose, and after a
+            // protocol error no common ground with it.
+            Token::Vhost => return self.frontend.handle_request().map_err(|_| Ended),
+            Token::Wake => {
+                return self
+                    .mailbox
+                    .take()
+                    .into_iter()
+                    .try_for_each(|command| self.obey(command));
+            }
+            Token::Kick(index) => self.device().engine.on_kick(usize::from(index)),
+            Token::Listener(id) => self.device().engine.muxer.on_client(id),
+            Token::Handshake(id) => self.device().engine.muxer.on_handshake(id),
+            Token::Stream(id) => self.device().engine.muxer.on_stream_event(id, event),
+        }
+        Ok(())
+    }
+
+    fn obey(&self, command: Command) -> Result<(), Ended> {
+        match command {
+            Command::Close => Err(Ended),
+            Command::Publish(listener, port) => {
+                // Checked when it was posted; what is left to fail is epoll
+                // out of memory, and then closing the listener tells clients.
+                let _ = self
+                    .device()
+                    .engine
+                    .muxer
+                    .add_listener(listener, Some(port));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The handle by which a program owns a device.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use vhost::vhost_user::BackendReqHandler;
+
+use crate::device::Device;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::event_loop::{Command, EventLoop, Mailbox};
+use crate::hybrid;
+use crate::listeners::check_socket;
+use crate::muxer::{Config, Muxer};
+use crate::poller::Poller;
+use crate::stats::{Counters, Stats};
+
+/// `sizeof(sun_path)` without the final NUL.
+const MAX_PATH: usize = 107;
+
+/// A running device. Dropping it closes it.
+#[derive(Debug)]
+pub struct VsockDevice {
+    counters: Arc<Counters>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    mailbox: Arc<Mailbox>,
+    /// QEMU's socket once more, to wake a thread that waits for the rest of
+    /// a message.
+    vhost: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl VsockDevice {
+    /// Starts a device.
+    ///
+    /// `vhost` is connected to QEMU's chardev; `hybrid` listens for clients.
+    /// Both are closed with the device, also if this fails.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidCid`], [`Error::PathTooLong`], [`Error::PathInvalid`]
+    /// for values; [`Error::Descriptor`] and [`Error::Start`] for what the
+    /// kernel refuses.
+    pub fn start(config: Config, vhost: OwnedFd, hybrid: OwnedFd) -> Result<Self, Error> {
+        check_config(&config)?;
+        check_socket(&vhost, false).map_err(|source| Error::Descriptor {
+            role: "vhost",
+            source,
+        })?;
+        check_socket(&hybrid, true).map_err(|source| Error::Descriptor {
+            role: "hybrid",
+            source,
+        })?;
+        rustix::io::ioctl_fionbio(&vhost, false).map_err(std::io::Error::from)?;
+
+        let counters = Arc::new(Counters::default());
+        let poller = Arc::new(Poller::new()?);
+        let mailbox = Arc::new(Mailbox::new()?);
+        let mut muxer = Muxer::new(config, counters.clone(), poller.clone());
+        muxer.add_listener(hybrid, None)?;
+        let engine = Engine::new(muxer).map_err(std::io::Error::other)?;
+        let device = Arc::new(Mutex::new(Device::new(engine)));
+
+        let wake = UnixStream::from(vhost.try_clone()?);
+        let polled = vhost.try_clone()?;
+        let frontend = BackendReqHandler::from_stream(UnixStream::from(vhost), device.clone());
+        let event_loop = EventLoop {
+            poller,
+            mailbox: mailbox.clone(),
+            device,
+            frontend,
+        };
+        event_loop.prepare(&polled)?;
+        let thread = std::thread::Builder::new()
+            .name("inn-vsock".into())
+            .spawn(move || {
+                event_loop.run();
+                drop(polled);
+            })?;
+        let running = Mutex::new(Some(Running {
+            mailbox,
+            vhost: wake,
+            thread,
+        }));
+        Ok(Self { counters, running })
+    }
+
+    /// Connects every client of a listening Unix socket to `guest_port`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] after `close()` or QEMU's end, [`Error::Descriptor`]
+    /// if `listener` does not listen. It is closed in both cases.
+    pub fn publish(&self, listener: OwnedFd, guest_port: u32) -> Result<(), Error> {
+        check_socket(&listener, true).map_err(|source| Error::Descriptor {
+            role: "listener",
+            source,
+        })?;
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mailbox = &running.as_ref().ok_or(Error::Closed)?.mailbox;
+        mailbox
+            .post(Command::Publish(listener, guest_port))
+            .map_err(|_| Error::Closed)
+    }
+
+    /// Reads the counters; works after `close()` too.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.counters.snapshot()
+    }
+
+    /// Ends the device: resets all streams, ends the thread, closes every
+    /// descriptor. May be called again and from any thread.
+    pub fn close(&self) {
+        let mut guard = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = guard.take() else { return };
+        // The lock is kept: a second caller returns when all is closed, too.
+        let _ = running.mailbox.post(Command::Close);
+        let _ = running.vhost.shutdown(std::net::Shutdown::Both);
+        let _ = running.thread.join();
+    }
+}
+
+impl Drop for VsockDevice {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn check_config(config: &Config) -> Result<(), Error> {
+    // 0 to 2 and u32::MAX are reserved (virtio 1.3, section 5.10.4).
+    if !(3..u64::from(u32::MAX)).contains(&config.guest_cid) {
+        return Err(Error::InvalidCid(config.guest_cid));
+    }
+    if config.hybrid_path.contains('\0') {
+        return Err(Error::PathInvalid(config.hybrid_path.clone()));
+    }
+    if hybrid::service_path(&config.hybrid_path, u32::MAX).len() > MAX_PATH {
+        return Err(Error::PathTooLong(config.hybrid_path.clone()));
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host's ends: listening sockets, `CONNECT` handshakes, dialling services.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use crate::hybrid::{self, Line, MAX_LINE};
+use crate::muxer::Muxer;
+use crate::poller::Token;
+
+/// How long a client may take for its `CONNECT` line.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a listener rests when the process is out of descriptors.
+const LISTENER_REST: Duration = Duration::from_millis(100);
+/// A service whose backlog is full is dialled again this often, this long.
+/// Linux guests give up after 2 s (`VSOCK_DEFAULT_CONNECT_TIMEOUT`).
+const REDIAL_EVERY: Duration = Duration::from_millis(5);
+const REDIAL_FOR: Duration = Duration::from_secs(2);
+/// Clients taken from one listener before others get their turn.
+const ACCEPT_BATCH: usize = 64;
+
+/// A listening socket and where its clients go.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    /// The guest port of every client; `None` where each client names it.
+    guest_port: Option<u32>,
+    resting_until: Option<Instant>,
+}
+
+/// A client that has not sent its whole line yet.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    socket: OwnedFd,
+    received: [u8; MAX_LINE],
+    filled: usize,
+    deadline: Option<Instant>,
+}
+
+/// Makes sure that `fd` is a Unix stream socket, and listening where asked.
+pub(crate) fn check_socket(fd: &OwnedFd, listening: bool) -> io::Result<()> {
+    let is_stream = sockopt::socket_domain(fd)? == AddressFamily::UNIX
+        && sockopt::socket_type(fd)? == SocketType::STREAM;
+    if !is_stream || sockopt::socket_acceptconn(fd)? != listening {
+        return Err(Errno::INVAL.into());
+    }
+    Ok(())
+}
+
+impl Muxer {
+    /// Serves a listening socket from now on.
+    pub(crate) fn add_listener(
+        &mut self,
+        socket: OwnedFd,
+        guest_port: Option<u32>,
+    ) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let id = self.new_id();
+        self.poller.add_level(&socket, Token::Listener(id))?;
+        self.listeners.insert(
+            id,
+            Listener {
+                socket,
+                guest_port,
+                resting_until: None,
+            },
+        );
+        Ok(())
+    }
+
+    /// Takes clients from a listener.
+    pub(crate) fn on_client(&mut self, id: u64) {
+        for _ in 0..ACCEPT_BATCH {
+            let Some(listener) = self.listeners.get_mut(&id) else {
+                return;
+            };
+            let guest_port = listener.guest_port;
+            match rustix::net::accept_with(
+                &listener.socket,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            ) {
+                Ok(socket) => match guest_port {
+                    Some(port) => self.open(socket, port, &[], false),
+                    None => self.greet(socket),
+                },
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::WOULDBLOCK) => return,
+                // Out of descriptors or memory: the client stays in the
+                // backlog, and asking again at once would spin.
+                Err(_) => {
+                    self.poller.remove(&listener.socket);
+                    self.timers.set(
+                        &mut listener.resting_until,
+                        Token::Listener(id),
+                        Some(LISTENER_REST),
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn resume_listener(&mut self, id: u64) {
+        let Some(listener) = self.listeners.get_mut(&id) else {
+            return;
+        };
+        listener.resting_until = None;
+        if self
+            .poller
+            .add_level(&listener.socket, Token::Listener(id))
+            .is_err()
+        {
+            self.timers.set(
+                &mut listener.resting_until,
+                Token::Listener(id),
+                Some(LISTENER_REST),
+            );
+        }
+    }
+
+    fn greet(&mut self, socket: OwnedFd) {
+        let id = self.new_id();
+        let full = self.handshakes.len() >= self.config.max_connections;
+        if full
+            || self
+                .poller
+                .add_level(&socket, Token::Handshake(id))
+                .is_err()
+        {
+            return self.counters.refused.increment();
+        }
+        let mut handshake = Handshake {
+            socket,
+            received: [0; MAX_LINE],
+            filled: 0,
+            deadline: None,
+        };
+        self.timers.set(
+            &mut handshake.deadline,
+            Token::Handshake(id),
+            Some(HANDSHAKE_TIMEOUT),
+        );
+        self.handshakes.insert(id, handshake);
+        // The line is there already, most of the time.
+        self.on_handshake(id);
+    }
+
+    /// Reads on in a client's `CONNECT` line.
+    pub(crate) fn on_handshake(&mut self, id: u64) {
+        let Some(handshake) = self.handshakes.get_mut(&id) else {
+            return;
+        };
+        let room = &mut handshake.received[handshake.filled..];
+        match rustix::io::read(&handshake.socket, room) {
+            Ok(0) => return self.drop_handshake(id),
+            Ok(count) => handshake.filled += count,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return,
+            Err(_) => return self.drop_handshake(id),
+        }
+        match hybrid::parse(&handshake.received[..handshake.filled]) {
+            Line::Incomplete => {}
+            Line::Malformed => self.drop_handshake(id),
+            Line::Connect { port, consumed } => self.finish_handshake(id, port, consumed),
+        }
+    }
+
+    fn finish_handshake(&mut self, id: u64, port: u32, consumed: usize) {
+        let Some(mut handshake) = self.handshakes.remove(&id) else {
+            return;
+        };
+        self.timers
+            .set(&mut handshake.deadline, Token::Handshake(id), None);
+        self.poller.remove(&handshake.socket);
+        let Handshake {
+            socket,
+            received,
+            filled,
+            ..
+        } = handshake;
+        self.open(socket, port, &received[consumed..filled], true);
+    }
+
+    fn drop_handshake(&mut self, id: u64) {
+        if let Some(mut handshake) = self.handshakes.remove(&id) {
+            self.timers
+                .set(&mut handshake.deadline, Token::Handshake(id), None);
+            self.counters.refused.increment();
+        }
+    }
+
+    pub(crate) fn on_handshake_deadline(&mut self, id: u64) {
+        self.drop_handshake(id);
+    }
+
+    /// Connects to the service behind a host port; `false` means its backlog
+    /// is full. Unix sockets connect at once or not at all, never "later".
+    pub(crate) fn dial(&self, port: u32) -> io::Result<(OwnedFd, bool)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let connected = connect(&socket, &self.config.hybrid_path, port)?;
+        Ok((socket, connected))
+    }
+
+    pub(crate) fn redial_later(&mut self, id: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream
+            .dial_until
+            .get_or_insert_with(|| Instant::now() + REDIAL_FOR);
+        self.timers
+            .set(&mut stream.deadline, Token::Stream(id), Some(REDIAL_EVERY));
+    }
+
+    pub(crate) fn redial(&mut self, id: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let expired = stream
+            .dial_until
+            .is_none_or(|until| until <= Instant::now());
+        match connect(
+            &stream.socket,
+            &self.config.hybrid_path,
+            stream.connection.ports().0,
+        ) {
+            Ok(true) => self.on_dialled(id),
+            Ok(false) if !expired => self.redial_later(id),
+            _ => {
+                self.counters.refused.increment();
+                stream.connection.abort();
+                self.settle(id);
+            }
+        }
+    }
+}
+
+fn connect(socket: impl AsFd, hybrid_path: &str, port: u32) -> io::Result<bool> {
+    let address = SocketAddrUnix::new(hybrid::service_path(hybrid_path, port))?;
+    match rustix::net::connect(socket, &address) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

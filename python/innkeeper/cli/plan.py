@@ -76,6 +76,7 @@ def render_plan(made: RunPlan, command: Command) -> list[str]:
         lines.append(f"  console         {made.console_file}")
     lines += [
         "stages",
+        *([f"  whole run  at most {made.timeout_s:g} s"] if made.timeout_s else ()),
         *(f"  {stage.name:<10} at most {stage.limit_s:g} s" for stage in made.stages),
         "kernel command line",
         f"  {made.qemu.cmdline}",

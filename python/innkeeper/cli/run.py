@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import click
+import msgspec
 
 from innkeeper.agent.session import Captured, Stdio, TimeLimit, wants_tty
 from innkeeper.cli.options import build_request, machine_options
@@ -92,8 +93,10 @@ def _run(
     plan = prepare_run(request, host_layout(), report=progress.line)
     rows.append(("prepare", time.monotonic() - begun, 0))
     captured: Captured | None = None
+    if limit is not None:
+        plan = msgspec.structs.replace(plan, ends_at=limit.ends)
     with started(plan) as keeper:
-        _follow_start(keeper, limit, progress, rows)
+        _follow_start(keeper, progress, rows)
         progress.clear()
         since = time.monotonic()
         if request.wait == "none":
@@ -111,13 +114,11 @@ def _run(
     return code, captured
 
 
-def _follow_start(
-    keeper: KeeperHandle, limit: TimeLimit | None, progress: Progress, rows: list[Row]
-) -> None:
+def _follow_start(keeper: KeeperHandle, progress: Progress, rows: list[Row]) -> None:
     since = time.monotonic()
     progress.step("starting QEMU")
     inside: list[Row] = []
-    for event in wait_ready(keeper, limit.ends if limit else None):
+    for event in wait_ready(keeper):
         if isinstance(event, StageDone):
             inside.append((event.name, event.seconds, 1))
             progress.step({"qemu": "booting the guest"}.get(event.name, event.name))

@@ -171,11 +171,11 @@ async def _stage(
     """The result of `work`, unless the guest ends, a stop is asked or the limit passes first."""
     task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(control.stop.wait())
-    limit_s = plan.limit_s(name)
+    left_s, limit_s = plan.limit_s(name, time.monotonic())
     try:
         await asyncio.wait(
             {task, stop, guest.exited, guest.console.panic},
-            timeout=limit_s,
+            timeout=left_s,
             return_when=asyncio.FIRST_COMPLETED,
         )
         if task.done() and task.exception() is None:

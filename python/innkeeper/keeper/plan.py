@@ -32,6 +32,9 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     :ivar sockets: purpose to path, in the runtime folder.
     :ivar console_file: where the console is copied to, or None.
     :ivar stages: the start, in order.
+    :ivar timeout_s: the user's limit for the whole run.
+    :ivar ends_at: when that is over, on the monotonic clock, which all
+        processes of a host share; set when the run begins.
     """
 
     version: int = 1
@@ -44,13 +47,18 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     console_file: str | None
     wait: Wait
     stages: tuple[Stage, ...]
+    timeout_s: float | None = None
+    ends_at: float | None = None
 
-    def limit_s(self, stage: str) -> float:
-        """The time limit of a stage.
+    def limit_s(self, stage: str, now: float) -> tuple[float, float]:
+        """The time that a stage has from `now` on, and the limit to tell people of.
 
         :raise KeyError: the plan has no such stage.
         """
-        return {item.name: item.limit_s for item in self.stages}[stage]
+        own_s = {item.name: item.limit_s for item in self.stages}[stage]
+        if self.ends_at is None or self.timeout_s is None or self.ends_at - now > own_s:
+            return own_s, own_s
+        return max(0.0, self.ends_at - now), self.timeout_s
 
 
 def plan_run(
@@ -65,7 +73,6 @@ def plan_run(
 ) -> RunPlan:
     """The plan for one run.
 
-    :param timeout_s: the user's limit for the whole run; no stage gets more.
     :raise PathTooLong: a socket path of the plan is over 107 bytes.
     """
     folder = layout.guest(machine.name)
@@ -83,18 +90,15 @@ def plan_run(
         sockets={purpose: str(path) for purpose, path in sockets.items()},
         console_file=console_file,
         wait=wait,
-        stages=_plan_stages(machine, host, wait, timeout_s),
+        stages=_plan_stages(machine, host, wait),
+        timeout_s=timeout_s,
     )
 
 
-def _plan_stages(
-    machine: Machine, host: HostFacts, wait: Wait, timeout_s: float | None
-) -> tuple[Stage, ...]:
+def _plan_stages(machine: Machine, host: HostFacts, wait: Wait) -> tuple[Stage, ...]:
     stages = [Stage("qemu", _QEMU_LIMIT_S)]
     if wait != "none":
         stages.append(Stage("boot", _BOOT_LIMIT_S[host.accelerator.accel]))
         if machine.network == "user":
             stages.append(Stage("network", _NETWORK_LIMIT_S))
-    if timeout_s is None:
-        return tuple(stages)
-    return tuple(Stage(stage.name, min(stage.limit_s, timeout_s)) for stage in stages)
+    return tuple(stages)

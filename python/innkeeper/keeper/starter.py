@@ -152,21 +152,15 @@ def _start(plan: RunPlan) -> KeeperHandle:
     return handle
 
 
-def wait_ready(keeper: KeeperHandle, deadline: float | None = None) -> Iterator[Event]:
+def wait_ready(keeper: KeeperHandle) -> Iterator[Event]:
     """The messages of the start, the last of them `Ready`.
 
-    :param deadline: on the monotonic clock. The stages have their own limits,
-        so it matters only where less time than that is left.
+    The keeper watches the time limits, since it has the evidence.
+
     :raise InnError: the start failed, with the keeper's reason.
     """
     while True:
-        try:
-            event = keeper.next_event(deadline)
-        except TimedOut:
-            # The keeper has the evidence; it is asked for it by name of the stage.
-            raise TimedOut(
-                "the guest did not become ready in time", stage="start", fix="give more --timeout"
-            ) from None
+        event = keeper.next_event()
         if event is None or keeper.failure is not None or isinstance(event, Ended):
             raise keeper.lost()
         yield event

@@ -15,12 +15,22 @@ from innkeeper.errors import HostError
 class Layout(msgspec.Struct, frozen=True):
     """The two roots.
 
-    :ivar runtime: sockets and locks of running guests.
-    :ivar cache: what can be made again: images, packages, probe results.
+    :ivar runtime_dir: sockets and locks of running guests.
+    :ivar cache_dir: what can be made again: images, packages, probe results.
     """
 
-    runtime: Path
-    cache: Path
+    runtime_dir: str
+    cache_dir: str
+
+    @property
+    def runtime(self) -> Path:
+        """`runtime_dir` as a path."""
+        return Path(self.runtime_dir)
+
+    @property
+    def cache(self) -> Path:
+        """`cache_dir` as a path."""
+        return Path(self.cache_dir)
 
     def guest(self, name: str) -> GuestFolder:
         """The runtime folder of the guest with this name."""
@@ -69,8 +79,8 @@ def plan_layout(env: Mapping[str, str], uid: int) -> Layout:
         runtime = Path(runtime_home) / "innkeeper" if runtime_home else state / "innkeeper/run"
         cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "innkeeper"
     return Layout(
-        runtime=Path(env.get("INN_RUNTIME_DIR") or runtime),
-        cache=Path(env.get("INN_CACHE_DIR") or cache),
+        runtime_dir=env.get("INN_RUNTIME_DIR") or str(runtime),
+        cache_dir=env.get("INN_CACHE_DIR") or str(cache),
     )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import click
 import msgspec
 
-from innkeeper.agent.session import Captured, Stdio, TimeLimit, wants_tty
+from innkeeper.agent.session import Captured, Stdio, wants_tty
 from innkeeper.cli.options import build_request, machine_options
 from innkeeper.cli.output import Progress, print_json, render_timings
-from innkeeper.keeper.command import capture_command, run_command, run_until_power_off
+from innkeeper.keeper.command import RunLimit, capture_command, run_command, run_until_power_off
 from innkeeper.keeper.messages import Ready, StageDone
 from innkeeper.keeper.prepare import RunRequest, prepare_run
 from innkeeper.keeper.starter import KeeperHandle, started, wait_ready
@@ -88,13 +88,13 @@ def _run(
     rows: list[Row],
 ) -> tuple[int, Captured | None]:
     begun = time.monotonic()
-    limit = TimeLimit.of(request.timeout_s) if request.timeout_s is not None else None
+    limit = RunLimit.of(request.timeout_s) if request.timeout_s is not None else None
     progress.step("preparing")
     plan = prepare_run(request, host_layout(), report=progress.line)
     rows.append(("prepare", time.monotonic() - begun, 0))
     captured: Captured | None = None
     if limit is not None:
-        plan = msgspec.structs.replace(plan, ends_at=limit.ends)
+        plan = msgspec.structs.replace(plan, ends_at=limit.ends_at)
     with started(plan) as keeper:
         _follow_start(keeper, progress, rows)
         progress.clear()
@@ -103,7 +103,7 @@ def _run(
             code = run_until_power_off(keeper, limit=limit)
         elif as_json:
             captured = capture_command(keeper, command, limit=limit)
-            code = captured.returncode
+            code = captured.code
         else:
             interactive = wants_tty(Stdio()) if tty is None else tty
             code = run_command(keeper, command, tty=interactive, limit=limit)
@@ -123,6 +123,8 @@ def _follow_start(keeper: KeeperHandle, progress: Progress, rows: list[Row]) -> 
             inside.append((event.name, event.seconds, 1))
             progress.step({"qemu": "booting the guest"}.get(event.name, event.name))
         elif isinstance(event, Ready):
+            for warning in event.warnings:
+                progress.line(f"warning: {warning}")
             inside += [(f"guest {name}", seconds, 2) for name, seconds in event.guest.items()]
     rows.append(("start", time.monotonic() - since, 0))
     rows.extend(inside)

@@ -5,15 +5,10 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from innkeeper.agent.connect import connect_port
-from innkeeper.agent.session import (
-    Captured,
-    Stdio,
-    TimeLimit,
-    Watch,
-    exec_capture,
-    run_session,
-)
+from innkeeper.agent.session import Captured, Stdio, capture_session, run_session
 from innkeeper.errors import GuestLost, InnError, TimedOut
 from innkeeper.keeper.messages import Ended
 from innkeeper.keeper.starter import KeeperHandle
@@ -23,8 +18,23 @@ from innkeeper.switchboard.ports import SHELL_PORT
 _CONNECT_LIMIT_S = 10.0
 
 
+class RunLimit(msgspec.Struct, frozen=True):
+    """The user's time limit for a whole run.
+
+    :ivar ends_at: on the monotonic clock.
+    """
+
+    seconds: float
+    ends_at: float
+
+    @classmethod
+    def of(cls, seconds: float) -> RunLimit:
+        """A limit that starts to count now."""
+        return cls(seconds, time.monotonic() + seconds)
+
+
 def run_command(
-    keeper: KeeperHandle, command: Command, *, tty: bool, limit: TimeLimit | None
+    keeper: KeeperHandle, command: Command, *, tty: bool, limit: RunLimit | None
 ) -> int:
     """Run a command with our own stdin, stdout and stderr; returns its exit code.
 
@@ -33,16 +43,33 @@ def run_command(
     :raise GuestError: the guest or its keeper is lost.
     """
     with connect_port(keeper.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
-        return run_session(sock, command, Stdio(), tty=tty, watch=_watch(keeper), limit=limit)
+        return run_session(
+            sock,
+            command,
+            Stdio(),
+            tty=tty,
+            watch_fd=keeper.fileno(),
+            on_watch=lambda: explain_word(keeper),
+            deadline=limit.ends_at if limit else None,
+            timeout_s=limit.seconds if limit else None,
+        )
 
 
-def capture_command(keeper: KeeperHandle, command: Command, *, limit: TimeLimit | None) -> Captured:
+def capture_command(keeper: KeeperHandle, command: Command, *, limit: RunLimit | None) -> Captured:
     """Run a command with our stdin and its output kept in memory; as :func:`run_command`."""
     with connect_port(keeper.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
-        return exec_capture(sock, command, stdin=0, watch=_watch(keeper), limit=limit)
+        return capture_session(
+            sock,
+            command,
+            stdin_fd=0,
+            watch_fd=keeper.fileno(),
+            on_watch=lambda: explain_word(keeper),
+            deadline=limit.ends_at if limit else None,
+            timeout_s=limit.seconds if limit else None,
+        )
 
 
-def run_until_power_off(keeper: KeeperHandle, *, limit: TimeLimit | None) -> int:
+def run_until_power_off(keeper: KeeperHandle, *, limit: RunLimit | None) -> int:
     """Wait for a guest without an agent to end by itself; 0 when it powered off.
 
     :raise TimedOut: the limit passed.
@@ -50,7 +77,7 @@ def run_until_power_off(keeper: KeeperHandle, *, limit: TimeLimit | None) -> int
     """
     try:
         while True:
-            event = keeper.next_event(limit.ends if limit else None)
+            event = keeper.next_event(limit.ends_at if limit else None)
             if event is None or keeper.failure is not None:
                 raise keeper.lost()
             if isinstance(event, Ended):
@@ -74,7 +101,3 @@ def explain_word(keeper: KeeperHandle) -> InnError | None:
     if isinstance(event, Ended):
         return GuestLost(f"the guest ended while the command ran ({event.reason})", stage="run")
     return None
-
-
-def _watch(keeper: KeeperHandle) -> Watch:
-    return Watch(keeper.fileno(), lambda: explain_word(keeper))

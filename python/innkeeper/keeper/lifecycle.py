@@ -66,6 +66,10 @@ class Guest:
         self.announce = announce
         self.exited = qemu.watch()
 
+    def complaints(self) -> tuple[str, ...]:
+        """What the agent could not do, as lines."""
+        return tuple(f"{item.what}: {item.detail}" for item in self.announce.failures)
+
     async def observe(self, stage: str) -> Observation:
         """What can be said of the guest now; waits a moment for QEMU's last words."""
         if self.console.panic.done() and not self.exited.done():
@@ -77,7 +81,7 @@ class Guest:
             shutdown=self.qemu.shutdown_reason,
             panic=self.console.panic.result() if self.console.panic.done() else None,
             stderr=self.qemu.stderr_lines(),
-            console=self.console.last_lines(),
+            console=self.console.last_lines() + self.complaints(),
         )
 
 
@@ -139,7 +143,7 @@ async def _start(plan: RunPlan, control: Control, held: Claim, outer: AsyncExitS
                 await _stage(plan, control, guest, "network", configuring)
                 clock.lap("network")
         held.write_state(_state(plan, held, qemu, "running"))
-        control.send(Ready(name=plan.machine.name, guest=measured))
+        control.send(Ready(name=plan.machine.name, guest=measured, warnings=guest.complaints()))
         outer.push_async_exit(stack.pop_all())
     return guest
 
@@ -205,7 +209,12 @@ async def _run(plan: RunPlan, control: Control, guest: Guest) -> Reason:
     """
     stop = asyncio.ensure_future(control.stop.wait())
     try:
-        waited = {stop, guest.exited, guest.console.panic, guest.announce.lost}
+        waited: set[asyncio.Future[Any]] = {
+            stop,
+            guest.exited,
+            guest.console.panic,
+            guest.announce.lost,
+        }
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
             return "stopped"

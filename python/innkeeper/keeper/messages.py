@@ -29,10 +29,12 @@ class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     """The guest fulfils what was waited for.
 
     :ivar guest: measurements of the guest's own side, in seconds.
+    :ivar warnings: what the agent could not do so far.
     """
 
     name: str
     guest: dict[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="event", tag="failed"):

@@ -14,7 +14,7 @@ import msgspec
 from innkeeper.errors import HostError, NameInUse
 from innkeeper.registry.layout import GuestFolder, Layout
 from innkeeper.system.files import write_atomic
-from innkeeper.system.locks import FileLock, is_locked, try_lock, wait_lock
+from innkeeper.system.locks import FileLock, is_locked, lock_folder, try_lock
 
 # Letters and digits that cannot be mistaken for each other.
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -68,7 +68,7 @@ def claim(layout: Layout, name: str) -> Claim:
     """
     folder = layout.guest(name)
     try:
-        with wait_lock(layout.runtime / ".lock"):
+        with lock_folder(layout.runtime):
             _sweep(layout)
             folder.path.mkdir(mode=0o700, exist_ok=True)
             lock = try_lock(folder.lock)
@@ -106,14 +106,14 @@ def read_state(folder: GuestFolder) -> GuestState | None:
 def remove_dead(layout: Layout, name: str) -> None:
     """Remove the folder of a guest whose keeper is gone; one that lives keeps it."""
     folder = layout.guest(name)
-    with wait_lock(layout.runtime / ".lock"):
+    with lock_folder(layout.runtime):
         if folder.path.is_dir() and not is_locked(folder.lock):
             shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def sweep(layout: Layout) -> tuple[str, ...]:
     """Remove the folders of dead guests; returns their names."""
-    with wait_lock(layout.runtime / ".lock"):
+    with lock_folder(layout.runtime):
         return _sweep(layout)
 
 

@@ -42,24 +42,10 @@ def try_lock(path: Path) -> FileLock | None:
 
     :raise OSError: the file cannot be opened.
     """
-    return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def wait_lock(path: Path) -> FileLock:
-    """The lock on `path`; waits for its holder.
-
-    :raise OSError: the file cannot be opened.
-    """
-    lock = _lock(path, fcntl.LOCK_EX)
-    assert lock is not None
-    return lock
-
-
-def _lock(path: Path, operation: int) -> FileLock | None:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, operation)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return None
@@ -70,6 +56,20 @@ def _lock(path: Path, operation: int) -> FileLock | None:
             if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
                 return FileLock(fd, path)
         os.close(fd)
+
+
+def lock_folder(path: Path) -> FileLock:
+    """The lock on a folder itself, which leaves no lock file in it; waits for its holder.
+
+    :raise OSError: the folder cannot be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(fd)
+        raise
+    return FileLock(fd, path)
 
 
 def is_locked(path: Path) -> bool:

@@ -3,8 +3,7 @@
 
 ::
 
-    <cache>/images/
-      lock                     held while something is built
+    <cache>/images/            locked (flock) while something is built in it
       inputs.json              what files had which digest, by their stat
       tiny-0123456789ab/       kernel, [vmlinuz,] initrd, manifest.json
       .build-*                 a build under way, or what a killed one left
@@ -37,7 +36,7 @@ from innkeeper.system.files import (
     write_atomic,
     write_new,
 )
-from innkeeper.system.locks import FileLock, try_lock, wait_lock
+from innkeeper.system.locks import lock_folder
 
 _DAY_S = 24 * 3600.0
 _KEEP_DAYS = 30
@@ -176,13 +175,7 @@ class Store:
                 os.utime(manifest)
         return image
 
-    def find_or_build(
-        self,
-        name: str,
-        digest: str,
-        build: Callable[[Path], Image],
-        report: Callable[[str], None],
-    ) -> Image:
+    def find_or_build(self, name: str, digest: str, build: Callable[[Path], Image]) -> Image:
         """The bundle made from these inputs, built now if there is none.
 
         :param build: writes the files into the folder it is given and returns the
@@ -193,7 +186,7 @@ class Store:
         image = self.find(name, digest)
         if image is not None:
             return image
-        with self._locked(report):
+        with self._locked():
             # Somebody else may have built it meanwhile.
             image = self.find(name, digest)
             if image is not None:
@@ -223,18 +216,15 @@ class Store:
             folder.chmod(0o755)
 
     @contextlib.contextmanager
-    def _locked(self, report: Callable[[str], None]) -> Iterator[FileLock]:
+    def _locked(self) -> Iterator[None]:
+        """Nobody else builds in this cache; waits for who does."""
         make_folder(self.folder)
-        path = self.folder / "lock"
         try:
-            lock = try_lock(path)
-            if lock is None:
-                report("waiting for another build to end")
-                lock = wait_lock(path)
+            lock = lock_folder(self.folder)
         except OSError as exc:
-            raise file_error(exc, path, doing="lock", stage="image") from exc
+            raise file_error(exc, self.folder, doing="lock", stage="image") from exc
         with lock:
-            yield lock
+            yield
 
     def _sweep(self) -> None:
         """Remove what dead builders left (nobody else builds now) and what is long unused."""

@@ -67,7 +67,7 @@ def prepare_tiny(cache_dir: Path, *, report: Report, kernel: Path | None = None)
     def build(folder: Path) -> Image:
         return _build(folder, source, userland, digests, report)
 
-    image = store.find_or_build(NAME, digest, build, report)
+    image = store.find_or_build(NAME, digest, build)
     store.inputs.save()
     return image
 

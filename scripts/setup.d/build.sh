@@ -54,8 +54,11 @@ native_module() {
 }
 
 build_native_module() {
-    VIRTUAL_ENV=$PWD/.venv PATH=$PWD/.venv/bin:$PATH \
-        maturin develop --release --locked --target-dir target/host
+    # Not `maturin develop`: it asks pip for dependency groups, which Debian 12's
+    # pip does not know. Everything is installed already, so pip needs no network.
+    PATH=$PWD/.venv/bin:$PATH CARGO_TARGET_DIR=target/host \
+        .venv/bin/python -m pip install --disable-pip-version-check --no-index --no-deps \
+        --no-build-isolation --editable .
 }
 
 # The static guest binary, shipped inside the Python package.

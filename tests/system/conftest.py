@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real guests: fixtures that call `inn` as a user does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from guests import BOOT_LIMIT_S, INN, Inn, Result, Running, Start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/system" in str(item.path):
+            item.add_marker(pytest.mark.system)
+            item.add_marker(pytest.mark.timeout(180))
+
+
+@pytest.fixture
+def inn() -> Inn:
+    """Run `inn` with these arguments to its end."""
+
+    def run(
+        *arguments: str,
+        stdin: bytes | int | None = None,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Result:
+        since = time.monotonic()
+        done = subprocess.run(
+            [*INN, *arguments],
+            input=stdin if isinstance(stdin, bytes) else None,
+            stdin=stdin
+            if isinstance(stdin, int)
+            else subprocess.DEVNULL
+            if stdin is None
+            else None,
+            capture_output=True,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            timeout=BOOT_LIMIT_S,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr, time.monotonic() - since)
+
+    return run
+
+
+@pytest.fixture
+def start_inn(runtime_dir: Path) -> Iterator[Start]:
+    """Start `inn run --name NAME ...` and go on; what still runs at the end is killed by pid."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, name: str = "busy") -> Running:
+        process = subprocess.Popen(
+            [*INN, "run", "--name", name, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return Running(process, name, runtime_dir)
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

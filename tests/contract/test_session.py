@@ -131,11 +131,12 @@ def test_slow_stdout_with_large_stdin(peer: Peer) -> None:
     with peer.start("cat") as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        stdin = process.stdin
         done = threading.Event()
 
         def feed() -> None:
-            process.stdin.write(BIG)
-            process.stdin.close()
+            stdin.write(BIG)
+            stdin.close()
             done.set()
 
         feeder = threading.Thread(target=feed)

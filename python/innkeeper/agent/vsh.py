@@ -193,12 +193,14 @@ class SessionProtocol:
 
         :raise ProtocolError: the guest broke the protocol.
         """
+        if self.ended:
+            return
         for payload in self._decoder.feed(data):
-            if self.ended:
-                return
             event = self._running(payload) if self.started else self._answer(payload)
             if event is not None:
                 yield event
+            if self.ended:
+                return
 
     def _answer(self, payload: bytes) -> Event:
         try:

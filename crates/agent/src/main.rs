@@ -1,4 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The guest agent.
+//! innkeeper's guest agent: one static binary, PID 1 of the tiny image or a
+//! service beside any other init. It starts shell sessions (vsock port 9001),
+//! answers control calls (8888) and announces itself to the host (7777).
 
-fn main() {}
+mod agent;
+mod announce;
+mod clock;
+mod commands;
+mod console;
+mod control;
+mod failures;
+mod init;
+mod process;
+mod stream;
+mod transport;
+mod vsh;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let started = clock::since_boot();
+    commands::run(std::env::args_os().collect(), started)
+}

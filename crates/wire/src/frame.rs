@@ -49,7 +49,10 @@ impl FrameDecoder {
     /// A decoder that refuses frames of more than `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), limit }
+        Self {
+            buffer: BytesMut::new(),
+            limit,
+        }
     }
 
     /// Changes the limit for the frames that follow.
@@ -81,7 +84,10 @@ impl FrameDecoder {
         let length = match usize::try_from(announced) {
             Ok(length) if length <= self.limit => length,
             _ => {
-                return Err(FrameError::TooLong { length: announced.into(), limit: self.limit });
+                return Err(FrameError::TooLong {
+                    length: announced.into(),
+                    limit: self.limit,
+                });
             }
         };
         if self.buffer.len() - HEADER_LEN < length {
@@ -111,7 +117,10 @@ impl FrameDecoder {
 /// [`FrameError::TooLong`] when the message is over `limit`.
 pub fn encode<M: Message>(message: &M, limit: usize) -> Result<Vec<u8>, FrameError> {
     let length = message.encoded_len();
-    let too_long = || FrameError::TooLong { length: length as u64, limit };
+    let too_long = || FrameError::TooLong {
+        length: length as u64,
+        limit,
+    };
     if length > limit {
         return Err(too_long());
     }

@@ -69,7 +69,10 @@ fn full_data_message_fits_the_upstream_limit() {
 fn oversize_is_refused_at_the_header() {
     let mut decoder = FrameDecoder::new(MESSAGE_LIMIT);
     decoder.feed(&(MESSAGE_LIMIT as u32 + 1).to_le_bytes());
-    assert!(matches!(decoder.next_frame(), Err(FrameError::TooLong { length: 65537, .. })));
+    assert!(matches!(
+        decoder.next_frame(),
+        Err(FrameError::TooLong { length: 65537, .. })
+    ));
     let mut decoder = FrameDecoder::new(MESSAGE_LIMIT);
     decoder.feed(&[0xff; 4]);
     assert!(decoder.next_frame().is_err());

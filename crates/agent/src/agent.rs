@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The running agent: its servers, and what they share.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use inn_wire::announce::Failure;
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+
+use crate::failures::Failures;
+use crate::process::reaper::Reaper;
+use crate::transport::{Listener, Transport};
+use crate::{announce, console, control, vsh};
+
+/// Pauses between attempts to listen, as PID 1 only: the vsock module may come
+/// with a later image layer, and PID 1 must not end.
+const LISTEN_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// `SIGPWR` on Linux: power failure; inits are told to shut down by it.
+const SIGPWR: i32 = libc::SIGPWR;
+
+/// What the command line decides.
+pub struct Settings {
+    /// How the host is reached.
+    pub transport: Transport,
+    /// When `main` began, since boot.
+    pub started: Duration,
+    /// Whether the host's clock is taken over.
+    pub sets_clock: bool,
+}
+
+/// What the servers share.
+pub struct Agent {
+    /// Collects every child.
+    pub reaper: Reaper,
+    /// Tells the host what went wrong.
+    pub failures: Failures,
+    /// Whether this process is PID 1.
+    pub is_init: bool,
+    stopping: watch::Sender<bool>,
+    shutdown: Notify,
+}
+
+/// Whether this process is the first of its guest.
+pub fn is_pid_1() -> bool {
+    std::process::id() == 1
+}
+
+impl Agent {
+    fn new(earlier: Vec<Failure>) -> Self {
+        Self {
+            reaper: Reaper::default(),
+            failures: Failures::new(earlier),
+            is_init: is_pid_1(),
+            stopping: watch::Sender::new(false),
+            shutdown: Notify::new(),
+        }
+    }
+
+    /// Asks for the guest's end, which begins soon.
+    pub fn request_shutdown(&self) {
+        self.shutdown.notify_one();
+    }
+
+    /// Whether the end has begun: nothing new starts.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// A view of "the end has begun", which the end waits for while it is held.
+    pub fn conversations(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Waits until the end begins. Holds a view as long as it waits.
+    pub async fn stopped(mut view: watch::Receiver<bool>) {
+        // An error means that the agent itself is gone.
+        let _ = view.wait_for(|stopping| *stopping).await;
+    }
+
+    /// Lets the end begin.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// The end did not come.
+    pub fn resume(&self) {
+        self.stopping.send_replace(false);
+    }
+
+    /// Waits until nobody holds a view any more.
+    pub async fn conversations_over(&self) {
+        self.stopping.closed().await;
+    }
+}
+
+/// Runs the agent. PID 1 comes back only if the kernel refuses to power off.
+pub fn run(settings: Settings, earlier: Vec<Failure>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(serve(settings, Arc::new(Agent::new(earlier)))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &io::Error) -> ExitCode {
+    console::say(error);
+    ExitCode::FAILURE
+}
+
+async fn serve(settings: Settings, agent: Arc<Agent>) -> io::Result<()> {
+    let mut ends = Ends::new()?;
+    // Before anything that may take its time: orphans exist already.
+    let reaper = tokio::spawn(agent.reaper.clone().run());
+    let shells = listen(&settings.transport, vsh::PORT, &agent).await?;
+    let control = listen(&settings.transport, control::PORT, &agent).await?;
+    tokio::spawn(vsh::serve(shells, Arc::clone(&agent)));
+    tokio::spawn(control::serve(control, Arc::clone(&agent)));
+    tokio::spawn(announce::run(
+        settings,
+        agent.failures.clone(),
+        agent.is_init,
+    ));
+    loop {
+        tokio::select! {
+            () = agent.shutdown.notified() => control::shutdown::run(&agent).await,
+            () = ends.any() => {
+                if !agent.is_init {
+                    break;
+                }
+                control::shutdown::run(&agent).await;
+            }
+        }
+    }
+    // A service that is stopped takes its sessions along, as a terminal does.
+    agent.reaper.signal_all(Signal::SIGHUP);
+    reaper.abort();
+    Ok(())
+}
+
+async fn listen(transport: &Transport, port: u32, agent: &Agent) -> io::Result<Listener> {
+    let (mut pause, longest) = LISTEN_RETRY;
+    loop {
+        match transport.listen(port) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if agent.is_init => {
+                agent
+                    .failures
+                    .report("listen", format!("port {port}: {error}"));
+                sleep(pause).await;
+                pause = longest.min(pause * 2);
+            }
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("port {port}: {error}"),
+                ));
+            }
+        }
+    }
+}
+
+/// The signals that mean the end.
+struct Ends {
+    terminate: Signals,
+    interrupt: Signals,
+    power: Signals,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            // Ctrl-Alt-Del, once the kernel was told not to reboot on its own.
+            interrupt: signal(SignalKind::interrupt())?,
+            power: signal(SignalKind::from_raw(SIGPWR))?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.power.recv() => {}
+        }
+    }
+}

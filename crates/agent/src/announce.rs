@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The announcement: tells the host that the servers listen, keeps the
+//! connection as a sign of life, and comes back after every break: a restored
+//! guest, a new keeper.
+
+use std::io;
+use std::time::Duration;
+
+use inn_wire::announce::{AgentMessage, Hello, HostMessage, Welcome, agent_message, host_message};
+use inn_wire::frame::{FrameDecoder, MESSAGE_LIMIT, encode};
+use tokio::time::sleep;
+
+use crate::agent::Settings;
+use crate::failures::Failures;
+use crate::stream::Stream;
+use crate::{clock, console};
+
+/// Port the host listens on.
+const PORT: u32 = 7777;
+
+/// Pause after the first failed attempt, and the longest one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// A wall clock this far from the host's is set.
+const MAX_DRIFT: Duration = Duration::from_millis(100);
+
+/// The running kernel's release.
+pub fn kernel_release() -> String {
+    nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Announces until the program ends.
+pub async fn run(settings: Settings, failures: Failures, is_init: bool) {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let hello = Hello {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: kernel_release(),
+        is_init,
+        boot_id: boot_id.trim_end().to_owned(),
+        started_ns: clock::nanos(settings.started),
+        ready_ns: clock::nanos(clock::since_boot()),
+    };
+    console::say(format_args!(
+        "listening {} ms after its start",
+        (clock::since_boot().saturating_sub(settings.started)).as_millis()
+    ));
+    let mut pause = FIRST_RETRY;
+    loop {
+        // Most attempts fail while no keeper listens: nothing to report.
+        if let Ok(stream) = settings.transport.dial(PORT).await {
+            let mut connection = Connection::new(&stream, settings.sets_clock);
+            let _ = connection.hold(&hello, &failures).await;
+            if connection.was_welcome {
+                pause = FIRST_RETRY;
+            }
+        }
+        sleep(pause).await;
+        pause = LAST_RETRY.min(pause * 2);
+    }
+}
+
+struct Connection<'a> {
+    stream: &'a Stream,
+    sets_clock: bool,
+    was_welcome: bool,
+}
+
+impl<'a> Connection<'a> {
+    fn new(stream: &'a Stream, sets_clock: bool) -> Self {
+        Self {
+            stream,
+            sets_clock,
+            was_welcome: false,
+        }
+    }
+
+    /// Says hello and every failure, listens, until the connection breaks.
+    async fn hold(&mut self, hello: &Hello, failures: &Failures) -> io::Result<()> {
+        let ready_ns = clock::nanos(clock::since_boot());
+        let hello = Hello {
+            ready_ns,
+            ..hello.clone()
+        };
+        send(self.stream, agent_message::Msg::Hello(hello)).await?;
+        let stream = self.stream;
+        tokio::select! {
+            result = self.listen() => result,
+            result = tell(stream, failures) => result,
+        }
+    }
+
+    async fn listen(&mut self) -> io::Result<()> {
+        let mut decoder = FrameDecoder::new(MESSAGE_LIMIT);
+        let mut buffer = [0; 512];
+        loop {
+            let next = decoder.next_message::<HostMessage>();
+            match next.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::Welcome(welcome)),
+                }) => {
+                    self.was_welcome = true;
+                    if self.sets_clock {
+                        follow_clock(&welcome);
+                    }
+                }
+                Some(HostMessage { msg: None }) => {}
+                None => {
+                    let count = self.stream.read_some(&mut buffer).await?;
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    decoder.feed(buffer.get(..count).unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+/// Sends every failure so far, then each new one. Ends with an error only.
+async fn tell(stream: &Stream, failures: &Failures) -> io::Result<()> {
+    let mut list = failures.subscribe();
+    let mut told = 0;
+    loop {
+        let news: Vec<_> = list
+            .borrow_and_update()
+            .iter()
+            .skip(told)
+            .cloned()
+            .collect();
+        told += news.len();
+        for failure in news {
+            send(stream, agent_message::Msg::Failure(failure)).await?;
+        }
+        if list.changed().await.is_err() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+    }
+}
+
+async fn send(stream: &Stream, message: agent_message::Msg) -> io::Result<()> {
+    let frame = encode(&AgentMessage { msg: Some(message) }, MESSAGE_LIMIT)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    stream.write_all(&frame).await
+}
+
+fn follow_clock(welcome: &Welcome) {
+    let host = Duration::from_nanos(welcome.wall_clock_ns);
+    if needs_setting(host, clock::wall()) {
+        if let Err(errno) = clock::set_wall(host) {
+            console::say(format_args!("clock: {}", errno.desc()));
+        }
+    }
+}
+
+/// A host that does not know the time sends zero.
+fn needs_setting(host: Duration, own: Duration) -> bool {
+    !host.is_zero() && host.abs_diff(own) > MAX_DRIFT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_drift_stays() {
+        let now = Duration::from_secs(1_700_000_000);
+        assert!(!needs_setting(now, now + MAX_DRIFT));
+        assert!(needs_setting(now, now + MAX_DRIFT * 2));
+        assert!(needs_setting(now, Duration::ZERO));
+        assert!(!needs_setting(Duration::ZERO, now));
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Control calls: the Maitred gRPC service on port 8888, one file per verb.
+
+mod launch;
+mod mount;
+pub mod network;
+mod resolv;
+pub mod shutdown;
+mod time;
+
+use std::sync::Arc;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use crate::agent::Agent;
+use crate::stream::Stream;
+use crate::transport::Listener;
+
+use proto::maitred_server::{Maitred, MaitredServer};
+use proto::{
+    EmptyMessage, GetKernelVersionResponse, LaunchProcessRequest, LaunchProcessResponse,
+    MountRequest, MountResponse, NetworkConfigRequest, SetResolvConfigRequest, SetTimeRequest,
+};
+
+/// Messages and service, generated from `proto/maitred.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/vm_tools.rs"));
+}
+
+/// Port of control calls.
+pub const PORT: u32 = 8888;
+
+/// Serves connections until the program ends.
+pub async fn serve(listener: Listener, agent: Arc<Agent>) {
+    let service = MaitredServer::new(Control {
+        agent: Arc::clone(&agent),
+    });
+    loop {
+        let stream = listener.accept().await;
+        tokio::spawn(serve_one(stream, service.clone(), agent.conversations()));
+    }
+}
+
+/// Serves one connection. Holding `stopping` tells the shutdown that an answer
+/// may still be on its way; when it changes, calls in progress are finished.
+async fn serve_one(
+    stream: Stream,
+    service: MaitredServer<Control>,
+    stopping: watch::Receiver<bool>,
+) {
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut connection = std::pin::pin!(connection);
+    // A broken connection is the peer's to notice.
+    tokio::select! {
+        _ = &mut connection => {}
+        () = Agent::stopped(stopping.clone()) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+/// The service.
+struct Control {
+    agent: Arc<Agent>,
+}
+
+#[tonic::async_trait]
+impl Maitred for Control {
+    async fn get_kernel_version(
+        &self,
+        _: Request<EmptyMessage>,
+    ) -> Result<Response<GetKernelVersionResponse>, Status> {
+        let kernel_version = crate::announce::kernel_release();
+        Ok(Response::new(GetKernelVersionResponse { kernel_version }))
+    }
+
+    async fn launch_process(
+        &self,
+        request: Request<LaunchProcessRequest>,
+    ) -> Result<Response<LaunchProcessResponse>, Status> {
+        launch::launch_process(&self.agent, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn mount(
+        &self,
+        request: Request<MountRequest>,
+    ) -> Result<Response<MountResponse>, Status> {
+        mount::mount(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn configure_network(
+        &self,
+        request: Request<NetworkConfigRequest>,
+    ) -> Result<Response<EmptyMessage>, Status> {
+        let request = request.into_inner();
+        network::configure(request.ipv4_config)?;
+        if let Some(config) = request.resolv_config {
+            resolv::set(&config)?;
+        }
+        Ok(Response::new(EmptyMessage {}))
+    }
+
+    async fn set_resolv_config(
+        &self,
+        request: Request<SetResolvConfigRequest>,
+    ) -> Result<Response<EmptyMessage>, Status> {
+        resolv::set(&request.into_inner().resolv_config.unwrap_or_default())?;
+        Ok(Response::new(EmptyMessage {}))
+    }
+
+    async fn set_time(
+        &self,
+        request: Request<SetTimeRequest>,
+    ) -> Result<Response<EmptyMessage>, Status> {
+        time::set(request.into_inner())?;
+        Ok(Response::new(EmptyMessage {}))
+    }
+
+    async fn shutdown(&self, _: Request<EmptyMessage>) -> Result<Response<EmptyMessage>, Status> {
+        self.agent.request_shutdown();
+        Ok(Response::new(EmptyMessage {}))
+    }
+}

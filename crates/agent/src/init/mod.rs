@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What PID 1 does before it serves. Nothing here is fatal: a guest that is
+//! set up in part can still say over its shell what is wrong with it.
+
+mod cmdline;
+mod modules;
+mod mounts;
+mod system;
+
+use std::time::Duration;
+
+use inn_wire::announce::Failure;
+
+use crate::agent::Settings;
+use crate::console;
+use crate::failures::describe;
+use crate::transport::Transport;
+
+/// Sets the guest up; returns how to serve and what went wrong.
+pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
+    let mut problems = Problems::default();
+    // Devices first: whatever wants randomness falls back on /dev/urandom.
+    mounts::mount_all(&mut problems);
+    system::use_console(&mut problems);
+    problems.say_all();
+    system::prepare(&mut problems);
+    let cmdline = cmdline::read();
+    if let Some(name) = cmdline.hostname.as_deref() {
+        problems.check("hostname", nix::unistd::sethostname(name));
+    }
+    problems.check("loopback", crate::control::network::bring_loopback_up());
+    modules::load_all(&cmdline.modules, &mut problems);
+    problems.say_all();
+    let settings = Settings {
+        transport: Transport::Vsock,
+        started,
+        sets_clock: true,
+    };
+    (settings, problems.list)
+}
+
+/// What went wrong so far.
+#[derive(Default)]
+pub struct Problems {
+    list: Vec<Failure>,
+    said: usize,
+}
+
+impl Problems {
+    /// Notes a problem.
+    pub fn add(&mut self, what: &str, detail: impl std::fmt::Display) {
+        self.list.push(describe(what, detail));
+    }
+
+    /// Notes the error of a result.
+    pub fn check<T>(&mut self, what: &str, result: Result<T, impl std::fmt::Display>) {
+        if let Err(error) = result {
+            self.add(what, error);
+        }
+    }
+
+    /// Says on the console what was not said yet. Before there is a console,
+    /// problems only collect.
+    fn say_all(&mut self) {
+        for problem in self.list.iter().skip(self.said) {
+            console::say(format_args!("{}: {}", problem.what, problem.detail));
+        }
+        self.said = self.list.len();
+    }
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The process's and the kernel's settings.
+
+use std::fs::File;
+
+use nix::sys::reboot::set_cad_enabled;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::Problems;
+
+/// Open files per process; the kernel's own limit (fs.nr_open) is the same.
+const OPEN_FILES: u64 = 1 << 20;
+
+const UMASK: Mode = Mode::from_bits_truncate(0o022);
+
+/// Connects descriptors 0 to 2 to the console. The kernel does so too, but
+/// with the file the initramfs had, which may be none.
+pub fn use_console(problems: &mut Problems) {
+    match File::options().read(true).write(true).open("/dev/console") {
+        Ok(console) => {
+            problems.check("stdin", dup2_stdin(&console));
+            problems.check("stdout", dup2_stdout(&console));
+            problems.check("stderr", dup2_stderr(&console));
+        }
+        // A guest without a console is quiet, not broken.
+        Err(error) => problems.add("console", error),
+    }
+}
+
+/// Sets limits and defaults that processes inherit.
+pub fn prepare(problems: &mut Problems) {
+    umask(UMASK);
+    problems.check("chdir", std::env::set_current_dir("/"));
+    let result = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES);
+    problems.check("open files", result);
+    // Ctrl-Alt-Del becomes a SIGINT to PID 1, and with it an orderly end.
+    problems.check("ctrl-alt-del", set_cad_enabled(false));
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processes the agent starts: who they run as, how they start, how they end.
+
+pub mod environment;
+pub mod output;
+pub mod pty;
+pub mod reaper;
+pub mod spawn;
+pub mod users;

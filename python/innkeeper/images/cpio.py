@@ -74,9 +74,11 @@ class Archive:
     def to_bytes(self) -> bytes:
         """The archive. A folder comes before what is in it, as the kernel needs it."""
         out = bytearray()
+        # The root itself: the kernel's rootfs is writable for everybody until told otherwise.
+        _append(out, ".", _Entry(stat.S_IFDIR | 0o755), 1)
         # By parts, not by text: "a-b" must not come between "a" and "a/c".
         names = sorted(self._entries, key=lambda name: name.split("/"))
-        for inode, name in enumerate(names, start=1):
+        for inode, name in enumerate(names, start=2):
             _append(out, name, self._entries[name], inode)
         _append(out, _TRAILER, _Entry(0), 0)
         out.extend(bytes(-len(out) % _BLOCK))

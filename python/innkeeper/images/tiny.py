@@ -25,7 +25,7 @@ from innkeeper.system.files import write_new
 NAME = "tiny"
 
 # Counts up with every change of what a build makes of the same inputs.
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 
 _MIB = 1 << 20
 _PROGRAM_FIXES = {

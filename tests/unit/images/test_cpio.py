@@ -47,7 +47,7 @@ def test_members_come_back_with_folders_before_their_content() -> None:
     members = parse(sample().to_bytes())
     names = [name for name, *_ in members]
     assert names == [
-        *("a", "a/c", "a-b", "bin", "bin/tool", "dev", "dev/console"),
+        *(".", "a", "a/c", "a-b", "bin", "bin/tool", "dev", "dev/console"),
         *("home", "home/guest", "sbin"),
     ]
     by_name = {name: rest for name, *rest in members}

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{read, write};
 use tokio::io::unix::AsyncFd;
@@ -86,16 +85,16 @@ impl Stream {
     /// Whether the peer has closed or finished, even while bytes it sent are
     /// still unread.
     pub fn peer_finished(&self) -> bool {
-        // Not named by nix: the peer will send no more.
-        let watched = PollFlags::from_bits_retain(libc::POLLRDHUP);
-        let ends = watched | PollFlags::POLLHUP | PollFlags::POLLERR;
-        let mut fds = [PollFd::new(self.as_fd(), watched)];
-        match poll(&mut fds, PollTimeout::ZERO) {
-            Ok(_) => fds[0]
-                .revents()
-                .is_some_and(|events| events.intersects(ends)),
-            Err(_) => false,
-        }
+        let ends = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+        // Not nix's poll, which cannot report POLLRDHUP.
+        let mut fd = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLRDHUP,
+            revents: 0,
+        };
+        // SAFETY: the pointer and the count are those of one pollfd.
+        let count = unsafe { libc::poll(&raw mut fd, 1, 0) };
+        count == 1 && fd.revents & ends != 0
     }
 }
 

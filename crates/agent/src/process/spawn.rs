@@ -227,11 +227,22 @@ fn become_program(
 
 /// Default handlers and an empty mask, as a fresh login has them.
 fn reset_signals() {
+    // The kernel's struct sigaction, which is no larger: SIG_DFL, no flags.
+    let default = [0u64; 4];
     for number in 1..=64 {
-        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be
-        // changed (SIGKILL, libc's own) fail without effect.
+        // Not libc's function: that keeps its own signals, 32 and 33, which
+        // whoever started the agent may have ignored.
+        // SAFETY: the kernel reads one struct from `default`, with a mask of
+        // eight bytes; numbers that cannot be changed fail without effect.
         unsafe {
-            libc::signal(number, libc::SIG_DFL);
+            let none = std::ptr::null_mut::<u64>();
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                none,
+                8usize,
+            );
         }
     }
     // An empty mask is a valid argument, so this cannot fail.

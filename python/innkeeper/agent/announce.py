@@ -172,6 +172,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
         self._greeted = False
+        # Not the transport's own state: what an agent said before it died counts.
+        self._dropped = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -193,6 +195,7 @@ class _Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close the connection now."""
+        self._dropped = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -202,7 +205,7 @@ class _Connection(asyncio.Protocol):
             self._hello_timer = None
 
     def _message(self, payload: bytes) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._dropped:
             return
         try:
             message = announce_pb2.AgentMessage.FromString(payload)

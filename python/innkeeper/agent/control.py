@@ -150,9 +150,10 @@ class ControlClient:
         create_target: bool = False,
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> None:
-        """Mount a file system in the guest, with the flags of mount(2).
+        """Mount a file system in the guest.
 
-        :raise GuestError: mount(2) failed.
+        :param flags: as in mount(2).
+        :raise GuestError: the guest could not mount it.
         """
         request = self._pb.MountRequest(
             source=source,

@@ -179,7 +179,7 @@ class Session:
         for stream in (STDOUT, STDERR):
             sink = self._sinks[stream]
             if alive and sink.pending and sink.fd in ready:
-                alive = self._write(stream, sink)
+                alive = self._write(stream, sink, polled=True)
         if alive and self._channel.fd in ready:
             alive = self._receive()
         return alive
@@ -289,18 +289,14 @@ class Session:
         self._lost_end = time.monotonic() + _EXPLAIN_S
         return alive
 
-    def _write(self, stream: int, sink: Sink) -> bool:
+    def _write(self, stream: int, sink: Sink, *, polled: bool) -> bool:
         """False when stdout has no reader any more. Without one, stderr is dropped."""
         try:
-            sink.flush()
+            sink.flush(polled=polled)
         except BrokenPipeError:
-            return self._broken(stream)
-        return True
-
-    def _broken(self, stream: int) -> bool:
-        if stream == STDOUT:
-            return False
-        self._sinks[STDERR] = Discard()
+            if stream == STDOUT:
+                return False
+            self._sinks[STDERR] = Discard()
         return True
 
     def _receive(self) -> bool:
@@ -316,18 +312,21 @@ class Session:
         return self._take(data)
 
     def _take(self, data: bytes) -> bool:
-        alive = True
+        waited = {stream for stream, sink in self._sinks.items() if sink.pending}
         for event in self._protocol.receive(data):
-            alive = self._handle(event) and alive
+            self._handle(event)
+        alive = True
+        for stream in (STDOUT, STDERR):
+            sink = self._sinks[stream]
+            # What was full before is left to poll.
+            if alive and sink.pending and stream not in waited:
+                alive = self._write(stream, sink, polled=False)
         return alive
 
-    def _handle(self, event: Event) -> bool:
+    def _handle(self, event: Event) -> None:
         match event:
             case Output(stream, data):
-                try:
-                    self._sinks[stream].put(data)
-                except BrokenPipeError:
-                    return self._broken(stream)
+                self._sinks[stream].put(data)
             case Exited(code):
                 # After the time limit, an end is no success.
                 if self._grace_end is None:
@@ -340,7 +339,6 @@ class Session:
                 raise failure_to_error(event, self._command, started=self._protocol.started)
             case _:
                 pass  # the end of one stream says nothing about the other
-        return True
 
     def _lose(self) -> None:
         """The connection is over without an exit code: let the watch say why."""
@@ -367,7 +365,7 @@ class Discard:
     def put(self, data: bytes) -> None:
         """Drop the bytes."""
 
-    def flush(self) -> None:
+    def flush(self, *, polled: bool) -> None:
         """Nothing waits."""
 
 

@@ -163,7 +163,7 @@ class _Capture:
         self.data += data[: self._room]
         self._room -= min(len(data), self._room)
 
-    def flush(self) -> None:
+    def flush(self, *, polled: bool) -> None:
         pass
 
 

@@ -199,7 +199,7 @@ class SessionProtocol:
             event = self._running(payload) if self.started else self._answer(payload)
             if event is not None:
                 yield event
-            if self.ended:
+            if isinstance(event, Exited | Failed):
                 return
 
     def _answer(self, payload: bytes) -> Event:

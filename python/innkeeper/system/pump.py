@@ -115,11 +115,12 @@ class Sink(Protocol):
     pending: int
 
     def put(self, data: bytes) -> None:
-        """Take bytes; write what can be written at once."""
+        """Take bytes."""
 
-    def flush(self) -> None:
+    def flush(self, *, polled: bool) -> None:
         """Write what can be written without waiting.
 
+        :param polled: `poll` has just said that there is room.
         :raise BrokenPipeError: nobody reads any more.
         """
 
@@ -208,18 +209,16 @@ class OutputStream:
             return
         self._queue.append(memoryview(data))
         self.pending += len(data)
-        # A full pipe is left alone until poll says otherwise. The limited kinds
-        # may be written to only after POLLOUT.
-        if self.pending == len(data) and self._limit == 0:
-            self.flush()
 
-    def flush(self) -> None:
+    def flush(self, *, polled: bool) -> None:
         """See `Sink.flush`.
 
         :raise BrokenPipeError: nobody reads any more.
         :raise OutOfSpace: the file system is full.
         :raise HostError: writing failed otherwise.
         """
+        if self._limit and not polled:
+            return  # it could block
         while self._queue:
             try:
                 written = self._write()

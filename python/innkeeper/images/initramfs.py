@@ -12,9 +12,6 @@ from innkeeper.images.elf import Elf
 from innkeeper.images.modules import Module, modules_dep
 from innkeeper.system.process import run_tool
 
-BUSYBOX = Path("/bin/busybox")
-
-_DATA = Path(__file__).with_name("data") / "tiny"
 _LIST_TIMEOUT_S = 10.0
 _GUEST_ID = 1000
 
@@ -40,15 +37,6 @@ _DEVICES = (("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3))
 
 # Applets that must not hide something of ours, or make no sense below our init.
 _NO_LINKS = frozenset({"bin/busybox", "linuxrc", "init", "sbin/init"})
-
-
-def data_files() -> dict[str, Path]:
-    """The files that come with innkeeper, by their name in the guest."""
-    return {
-        path.relative_to(_DATA).as_posix(): path
-        for path in sorted(_DATA.rglob("*"))
-        if path.is_file()
-    }
 
 
 def read_program(path: Path, what: str, fix: str) -> bytes:

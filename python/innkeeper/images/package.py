@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import re
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from innkeeper.errors import HostError, ImageError
-from innkeeper.images.modules import ModuleTree, builtin_names, index_modules
+from innkeeper.errors import HostError, ImageError, MissingProgram
 from innkeeper.system.files import make_folder, naming_errors, program_output, temporary_folder
 from innkeeper.system.process import run_tool
+
+if TYPE_CHECKING:
+    import tarfile
+
+    from innkeeper.images.modules import ModuleTree
 
 META_PACKAGE = "linux-image-cloud-amd64"
 
@@ -29,6 +32,7 @@ _DOWNLOAD_TIMEOUT_S = 600.0
 # The cloud kernel 6.1 has 93 MB of modules; one of a desktop has 400.
 _MEMBER_MAXIMUM_BYTES = 256 << 20
 _TOTAL_MAXIMUM_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 16
 
 Report = Callable[[str], None]
 
@@ -119,6 +123,11 @@ def unpack_package(package: Path) -> KernelPackage:
 
     :raise ImageError: it is no kernel package, or it is damaged.
     """
+    # A start with a finished image does without these.
+    import tarfile
+
+    from innkeeper.images.modules import ModuleTree, builtin_names, index_modules
+
     content = _Content()
     try:
         with (
@@ -128,6 +137,11 @@ def unpack_package(package: Path) -> KernelPackage:
             for member in tar:
                 if member.isreg():
                     _take(content, member, tar.extractfile(member), package)
+            # To the very end: only then is it known whether dpkg-deb was content.
+            while output.read(_CHUNK_BYTES):
+                pass
+    except MissingProgram:
+        raise
     except (tarfile.TarError, HostError, EOFError) as exc:
         evidence = (exc.brief, *exc.evidence) if isinstance(exc, HostError) else (str(exc),)
         raise ImageError(

@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from innkeeper.errors import ImageError
-from innkeeper.images.kernel import check_kernel, try_extract_vmlinux
-from innkeeper.images.modules import Module, ModuleTree, folder_tree, select_modules
-from innkeeper.images.package import unpack_package
 from innkeeper.images.store import Inputs, KernelNote
 from innkeeper.system.files import write_new
+
+# What only a build needs is imported there: most starts find the image finished.
+if TYPE_CHECKING:
+    from innkeeper.images.modules import Module, ModuleTree
 
 # The drivers of the devices that a guest may get. With what they need they have 0.8 MB in
 # Debian's kernel 6.1. Shares will need virtiofs and overlay, another 0.8 MB; 9p is not in
@@ -73,6 +74,9 @@ class PackagedKernel:
 
     def place(self, folder: Path, report: Report) -> Placed:
         """Unpack it; the ELF kernel is used where it can be had."""
+        from innkeeper.images.modules import select_modules
+        from innkeeper.images.package import unpack_package
+
         report(f"unpacking {self._package.stem}")
         content = unpack_package(self._package)
         check_drivers(content.modules)
@@ -103,6 +107,9 @@ class UserKernel:
         self._note = note
 
     def _look(self) -> KernelNote:
+        from innkeeper.images.kernel import check_kernel
+        from innkeeper.images.modules import folder_tree, select_modules
+
         release = check_kernel(self._path).release
         watched = [self._path]
         files: tuple[str, ...] = ()
@@ -124,6 +131,9 @@ class UserKernel:
 
     def place(self, folder: Path, report: Report) -> Placed:
         """Use the file where it is; only an ELF kernel taken out of it goes into the bundle."""
+        from innkeeper.images.kernel import check_kernel
+        from innkeeper.images.modules import folder_tree, select_modules
+
         info = check_kernel(self._path)
         modules: list[Module] = []
         if self._note.folder:
@@ -141,6 +151,8 @@ class UserKernel:
 
 
 def _place_elf(vmlinuz: Path, folder: Path, report: Report) -> str | None:
+    from innkeeper.images.kernel import try_extract_vmlinux
+
     vmlinux, why = try_extract_vmlinux(vmlinuz)
     if vmlinux is None:
         report(f"the kernel will expand itself at each start: {why}")

@@ -9,13 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from innkeeper.errors import ImageError
-from innkeeper.images.initramfs import (
-    BUSYBOX,
-    applet_names,
-    build_initramfs,
-    data_files,
-    read_program,
-)
 from innkeeper.images.package import fetch_package, find_package
 from innkeeper.images.source import KernelSource, PackagedKernel, Report, UserKernel
 from innkeeper.images.store import Store
@@ -23,6 +16,9 @@ from innkeeper.model.image import Image
 from innkeeper.system.files import write_new
 
 NAME = "tiny"
+
+BUSYBOX = Path("/bin/busybox")
+_DATA = Path(__file__).with_name("data") / "tiny"
 
 # Counts up with every change of what a build makes of the same inputs.
 BUILDER_VERSION = 2
@@ -77,8 +73,11 @@ def _userland() -> dict[str, Path]:
     programs = {"busybox": BUSYBOX, "agent": agent_path()}
     for role, path in programs.items():
         if not path.is_file():
+            from innkeeper.images.initramfs import read_program
+
             read_program(path, role, _PROGRAM_FIXES[role])
-    return programs | {f"data/{name}": path for name, path in data_files().items()}
+    data = (path for path in _DATA.rglob("*") if path.is_file())
+    return programs | {f"data/{path.relative_to(_DATA).as_posix()}": path for path in data}
 
 
 def _digest(digests: Mapping[str, str]) -> str:
@@ -93,6 +92,9 @@ def _build(
     digests: Mapping[str, str],
     report: Report,
 ) -> Image:
+    # Most starts find the image finished, and do without these.
+    from innkeeper.images.initramfs import applet_names, build_initramfs
+
     content = {role: _read(role, path, digests[role]) for role, path in userland.items()}
     placed = source.place(folder, report)
     initrd = build_initramfs(
@@ -125,6 +127,8 @@ def _build(
 
 def _read(role: str, path: Path, sha256: str) -> bytes:
     if role in _PROGRAM_FIXES:
+        from innkeeper.images.initramfs import read_program
+
         data = read_program(path, role, _PROGRAM_FIXES[role])
     else:
         data = path.read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from innkeeper.errors import ImageError
+from innkeeper.errors import ImageError, MissingProgram
 from innkeeper.images import tiny
 from innkeeper.images.package import find_package
 from innkeeper.images.tiny import prepare_tiny
@@ -114,6 +114,12 @@ def test_a_damaged_package(cache: Path, lines: Lines) -> None:
     assert f"rm {path}" in caught.value.fix
     assert not list((cache / "images").glob("tiny-*"))
     assert not list((cache / "images").glob(".build-*"))
+
+
+def test_without_dpkg(cache: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(MissingProgram, match="dpkg-deb is not installed"):
+        lines.prepare(cache)
 
 
 @pytest.mark.parametrize("missing", ["vmw_vsock_virtio_transport", "vsock"])

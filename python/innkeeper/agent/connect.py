@@ -15,8 +15,6 @@ from innkeeper.errors import GuestError, ProtocolError
 from innkeeper.system.pump import StreamSocket
 from innkeeper.system.sockets import check_socket_path, connect_unix
 
-SHELL_PORT = 9001
-
 # "OK " and a u32.
 _ANSWER_LIMIT = 14
 _ANSWER = re.compile(rb"OK [0-9]{1,10}\n")

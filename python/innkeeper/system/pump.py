@@ -129,24 +129,25 @@ class InputStream:
     """An inherited descriptor to read from. A closed one is at its end."""
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        self.fd = -1
+        self._source = -1
+        self._socket: StreamSocket | None = None
         try:
             mode = os.fstat(fd).st_mode
         except OSError:
-            self.fd = -1
             return
-        # A regular file is always ready; asking poll would only cost time.
-        self._socket = _duplicate_socket(fd) if stat.S_ISSOCK(mode) else None
-        if stat.S_ISREG(mode):
-            self.fd = -1
         self._source = fd
+        if stat.S_ISSOCK(mode):
+            self._socket = _duplicate_socket(fd)
+        # A regular file is always ready; asking poll would only cost time.
+        self.fd = -1 if stat.S_ISREG(mode) else fd
 
     def read(self) -> bytes | None:
         """See `Source.read`; after a POLLIN it does not wait.
 
         :raise HostError: reading failed, for instance since it is a folder.
         """
-        if not hasattr(self, "_source"):
+        if self._source < 0:
             return b""
         try:
             if self._socket is not None:
@@ -162,7 +163,7 @@ class InputStream:
 
     def close(self) -> None:
         """Release what was opened here; the inherited descriptor stays."""
-        if hasattr(self, "_source") and self._socket is not None:
+        if self._socket is not None:
             self._socket.close()
 
 
@@ -270,7 +271,7 @@ class OutputStream:
             self._owned = -1
 
 
-def _duplicate_socket(fd: int) -> StreamSocket | None:
+def _duplicate_socket(fd: int) -> StreamSocket:
     """A socket object for an inherited socket; its description stays shared and blocking."""
     return socket.socket(fileno=os.dup(fd))
 

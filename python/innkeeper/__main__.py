@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C while modules are imported ends us as it ends other programs,
+        # without a traceback; work that must be undone sets its own handler.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:] in (["--version"], ["-V"]):
         from innkeeper._version import __version__
 

@@ -88,8 +88,8 @@ def test_a_shell_on_a_terminal(terminal: Terminal) -> None:
 
     # Ctrl-C ends the job; the shell and the guest stay.
     terminal.expect(PROMPT)
-    terminal.type(b"sleep 1000; echo code-$?\n")
-    terminal.expect(b"sleep 1000")
+    terminal.type(b"sh -c 'echo begun-$((1+1)); exec sleep 1000'\n")
+    terminal.expect(b"begun-2")
     terminal.type(b"\x03")
     terminal.expect(PROMPT)
     terminal.type(b"echo still-$((40+2))\n")

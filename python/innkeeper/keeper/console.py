@@ -65,7 +65,16 @@ class Console:
             self._copy_fd = None
         self.panic.cancel()
 
-    def last_lines(self, count: int = 12) -> tuple[str, ...]:
+    def evidence(self) -> tuple[str, ...]:
+        """The lines that tell most: those around a panic, else the last ones."""
+        lines = self.last_lines(_REMEMBERED_BYTES)
+        for number, line in enumerate(lines):
+            if _PANIC.search(line.encode()):
+                # Before it stands the cause; after it, registers and a stack.
+                return lines[max(0, number - 10) : number + 2]
+        return lines[-12:]
+
+    def last_lines(self, count: int) -> tuple[str, ...]:
         """The last non-empty lines, safe to print."""
         text = _ESCAPE_SEQUENCE.sub(b"", bytes(self._tail)).decode("utf-8", "replace")
         lines = [escape_line(line.strip("\r")) for line in text.split("\n")]

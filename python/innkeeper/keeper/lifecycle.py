@@ -81,7 +81,7 @@ class Guest:
             shutdown=self.qemu.shutdown_reason,
             panic=self.console.panic.result() if self.console.panic.done() else None,
             stderr=self.qemu.stderr_lines(),
-            console=self.console.last_lines() + self.complaints(),
+            console=self.console.evidence() + self.complaints(),
         )
 
 

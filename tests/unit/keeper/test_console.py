@@ -43,6 +43,20 @@ def test_a_panic_is_seen_as_soon_as_its_line_is_whole() -> None:
     with_console(work)
 
 
+def test_the_evidence_of_a_panic_is_what_stands_around_it() -> None:
+    async def work(console: Console, guest: StreamSocket) -> None:
+        lines = [b"before %d" % n for n in range(30)]
+        lines += [b"Kernel panic - not syncing: x"] + [b"stack %d" % n for n in range(30)]
+        guest.sendall(b"\r\n".join(lines) + b"\r\n")
+        guest.close()
+        console.close()
+        found = console.evidence()
+        assert found[0] == "before 20"
+        assert found[-2:] == ("Kernel panic - not syncing: x", "stack 0")
+
+    with_console(work)
+
+
 def test_the_end_is_remembered_in_bounded_memory(tmp_path: Path) -> None:
     copy = tmp_path / "console.log"
 
@@ -67,7 +81,7 @@ def test_a_copy_that_cannot_be_written_does_not_end_the_guest() -> None:
         guest.sendall(b"one\ntwo\n")
         guest.close()
         console.close()
-        assert console.last_lines() == ("one", "two")
+        assert console.evidence() == ("one", "two")
 
     with_console(work, "/dev/full")
 

@@ -25,6 +25,7 @@ class Peer:
     """A running agent or stand-in."""
 
     folder: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def sessions(self) -> Path:
@@ -51,15 +52,9 @@ class Peer:
                     process.kill()
 
 
-@pytest.fixture(scope="session", params=["fake", "agent"])
-def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
-    """Where sessions can be run; ready once it has announced itself."""
-    if request.param == "fake":
-        program = [sys.executable, str(HERE / "fake_vshd.py")]
-    elif AGENT.exists():
-        program = [str(AGENT)]
-    else:
-        pytest.skip(f"no agent at {AGENT.relative_to(HERE.parents[1])}; `make guest` builds it")
+@contextlib.contextmanager
+def serving(*program: str) -> Iterator[Peer]:
+    """A peer that has announced itself; ended at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="inn-", dir="/tmp") as name:
         folder = Path(name)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -72,6 +67,28 @@ def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
                     with announcement:
                         announcement.settimeout(20)
                         assert announcement.recv(65536), "no Hello came"
-                        yield Peer(folder)
+                        yield Peer(folder, process)
                 finally:
                     process.kill()
+
+
+def agent_program() -> str:
+    """The real agent; skips the test where it has not been built."""
+    if not AGENT.exists():
+        pytest.skip(f"no agent at {AGENT.relative_to(HERE.parents[1])}; `make guest` builds it")
+    return str(AGENT)
+
+
+@pytest.fixture(scope="session", params=["fake", "agent"])
+def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
+    """Where sessions can be run."""
+    fake = (sys.executable, str(HERE / "fake_vshd.py"))
+    with serving(*(fake if request.param == "fake" else (agent_program(),))) as made:
+        yield made
+
+
+@pytest.fixture
+def mortal_agent() -> Iterator[Peer]:
+    """A real agent of one test, which may kill it."""
+    with serving(agent_program()) as made:
+        yield made

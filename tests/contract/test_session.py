@@ -254,3 +254,13 @@ def test_the_job_ends_with_its_client(
         assert Path(f"/proc/{pid}").exists()
         process.kill()
     eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_lost_connection(mortal_agent: Peer) -> None:
+    with mortal_agent.start("/bin/sh", "-c", "echo ready; exec cat") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        mortal_agent.process.kill()
+        code, _, stderr = result(process)
+    assert code == 125
+    assert stderr == b"GuestLost: the connection to the guest was lost while the command ran\n"

@@ -145,3 +145,13 @@ def test_modes_are_kept_after_a_failed_start(peer: Peer, screen: Screen) -> None
     with session(peer, screen, "no-such-command") as process:
         assert finish(screen, process) == 127
     assert screen.modes() == before
+
+
+def test_modes_are_restored_after_a_lost_connection(mortal_agent: Peer, screen: Screen) -> None:
+    before = screen.modes()
+    with session(mortal_agent, screen, "/bin/sh", "-c", "echo ready; exec cat") as process:
+        screen.wait_for(b"ready\r\n")
+        mortal_agent.process.kill()
+        screen.wait_for(b"GuestLost: the connection to the guest was lost")
+        assert finish(screen, process) == 125
+    assert screen.modes() == before

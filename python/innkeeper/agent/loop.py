@@ -37,6 +37,8 @@ _SETUP_TIMEOUT_S = 30.0
 _TERM_GRACE_S = 1.0
 # How long the watch may take to explain a lost connection.
 _EXPLAIN_S = 2.0
+# So many words of a watch that hung up are heard.
+_LAST_WORDS_LIMIT = 64
 # A second SIGINT or SIGTERM gives the session up, this long after the first.
 _IMPATIENCE_S = 2.0
 _GIVE_UP = (signals.INTERRUPT, signals.TERMINATE)
@@ -277,6 +279,9 @@ class Session:
         """
         assert self._watch is not None
         error = self._watch.on_ready()
+        for _ in range(_LAST_WORDS_LIMIT if hung_up else 0):
+            # Poll cannot tell last words from the end after them.
+            error = error or self._watch.on_ready()
         if error is not None or hung_up:
             self._watch = None  # it has nothing more to say
         if error is None:
@@ -312,16 +317,23 @@ class Session:
         return self._take(data)
 
     def _take(self, data: bytes) -> bool:
+        # What was full before is left to poll.
         waited = {stream for stream, sink in self._sinks.items() if sink.pending}
-        for event in self._protocol.receive(data):
-            self._handle(event)
+        latest = STDOUT
         alive = True
-        for stream in (STDOUT, STDERR):
-            sink = self._sinks[stream]
-            # What was full before is left to poll.
-            if alive and sink.pending and stream not in waited:
-                alive = self._write(stream, sink, polled=False)
-        return alive
+        for event in self._protocol.receive(data):
+            if isinstance(event, Output) and event.stream != latest:
+                # Both may be the same pipe: the order of arrival is kept.
+                alive = self._write_some(latest, waited) and alive
+                latest = event.stream
+            self._handle(event)
+        return self._write_some(latest, waited) and alive
+
+    def _write_some(self, stream: int, waited: set[int]) -> bool:
+        sink = self._sinks[stream]
+        if stream in waited or not sink.pending:
+            return True
+        return self._write(stream, sink, polled=False)
 
     def _handle(self, event: Event) -> None:
         match event:

@@ -24,6 +24,7 @@ from innkeeper.model.image import Image
 from innkeeper.model.machine import MEMORY_DEFAULT_BYTES
 from innkeeper.model.sizes import GIB, format_size
 from innkeeper.registry.layout import Layout
+from innkeeper.switchboard.native import find_native_fault
 from innkeeper.system.host import (
     cpu_flags,
     device_access,
@@ -136,11 +137,10 @@ def _check_accelerator(qemu: object, image: object, layout: Layout, report: Repo
 def _check_vsock(qemu: object) -> Check:
     kernel = device_access("/dev/vhost-vsock")
     beside = "also usable" if kernel is None else f"not needed ({kernel})"
-    try:
-        from innkeeper import _core  # noqa: F401 - loading it is the check
-    except ImportError as exc:
+    missing = find_native_fault()
+    if missing is not None:
         return Check(
-            name="vsock", status="FAIL", reason=f"innkeeper._core: {exc}", fix="make setup"
+            name="vsock", status="FAIL", reason=f"innkeeper._core: {missing}", fix="make setup"
         )
     if isinstance(qemu, QemuFacts) and not any("vhost-user-vsock" in d for d in qemu.devices):
         return Check(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
+"""The plan of a run by value: sockets, stages and limits."""
 
-from pathlib import Path
+from __future__ import annotations
 
 import msgspec
 import pytest

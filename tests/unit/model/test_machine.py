@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Machines that can be, and the refusal of others."""
+
 from __future__ import annotations
 
 import msgspec

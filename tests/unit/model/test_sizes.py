@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Sizes and durations as people write them."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Where files are, for root and for users."""
+
 from __future__ import annotations
 
 from pathlib import Path

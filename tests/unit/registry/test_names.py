@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Names as locks, and what is swept."""
+
 from __future__ import annotations
 
 from pathlib import Path

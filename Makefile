@@ -12,7 +12,7 @@ setup:  ## install what is missing and build; quick when nothing changed
 	@scripts/setup
 
 run: setup  ## start a guest, run a command in it, show how long each phase took
-	.venv/bin/inn run --timings -- sh -c 'uname -a; grep -E "^Mem(Total|Free)" /proc/meminfo; ps'
+	.venv/bin/inn run --timings -- sh -c 'uname -a; free -m; uptime'
 
 test: setup lint  ## every check: lint, Rust tests, Python tests, guests
 	@scripts/test

@@ -44,8 +44,9 @@ LAYERS = {
 }
 # Within the lowest row: a value that makes no sense says so with an error.
 ALSO_ALLOWED = {("model", "errors")}
-# The native module is wrapped by the package that owns the device.
-NATIVE_USERS = {"switchboard"}
+# The native module is wrapped by the package that owns the device; the checks of the
+# host, which live beside the keeper, try to load it.
+NATIVE_USERS = {"keeper", "switchboard"}
 
 SYSTEM_ONLY_MODULES = frozenset(
     [

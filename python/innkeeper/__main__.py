@@ -19,7 +19,9 @@ def main() -> None:
         sys.stdout.write(f"inn {__version__}\n")
         return
     from innkeeper.cli.main import run_cli
+    from innkeeper.system.descriptors import occupy_standard_descriptors
 
+    occupy_standard_descriptors()
     sys.exit(run_cli(sys.argv[1:]))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from innkeeper.agent.session import Stdio, run_session
 from innkeeper.errors import InnError
 from innkeeper.model.machine import Command
-from innkeeper.system.pump import occupy_standard_descriptors
+from innkeeper.system.descriptors import occupy_standard_descriptors
 from innkeeper.system.sockets import connect_unix
 
 

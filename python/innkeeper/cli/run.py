@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from innkeeper.agent.session import Captured, Stdio, wants_tty
 from innkeeper.cli.options import build_request, machine_options
 from innkeeper.cli.output import Progress, print_json, render_timings
-from innkeeper.keeper.command import RunLimit, capture_command, run_command, run_until_power_off
 from innkeeper.keeper.messages import Ready, StageDone
 from innkeeper.keeper.prepare import RunRequest, prepare_run
-from innkeeper.keeper.starter import KeeperHandle, started, wait_ready
+from innkeeper.keeper.starter import KeeperHandle, RunLimit, started, wait_ready
 from innkeeper.model.machine import Command
 from innkeeper.registry.layout import host_layout
 from innkeeper.system.interrupt import interruptible
+
+if TYPE_CHECKING:
+    from innkeeper.agent.session import Captured
 
 Row = tuple[str, float, int]
 
@@ -96,17 +97,19 @@ def _run(
     if limit is not None:
         plan = msgspec.structs.replace(plan, ends_at=limit.ends_at)
     with started(plan) as keeper:
+        # Imported while the guest boots: protobuf takes some 60 ms.
+        from innkeeper.keeper import command as guest
+
         _follow_start(keeper, progress, rows)
         progress.clear()
         since = time.monotonic()
         if request.wait == "none":
-            code = run_until_power_off(keeper, limit=limit)
+            code = guest.run_until_power_off(keeper, limit=limit)
         elif as_json:
-            captured = capture_command(keeper, command, limit=limit)
+            captured = guest.capture_command(keeper, command, limit=limit)
             code = captured.code
         else:
-            interactive = wants_tty(Stdio()) if tty is None else tty
-            code = run_command(keeper, command, tty=interactive, limit=limit)
+            code = guest.run_command(keeper, command, tty=tty, limit=limit)
         rows.append(("command", time.monotonic() - since, 0))
         since = time.monotonic()
     rows.append(("end", time.monotonic() - since, 0))

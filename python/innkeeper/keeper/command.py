@@ -5,39 +5,24 @@ from __future__ import annotations
 
 import time
 
-import msgspec
-
 from innkeeper.agent.connect import connect_port
-from innkeeper.agent.session import Captured, Stdio, capture_session, run_session
+from innkeeper.agent.session import Captured, Stdio, capture_session, run_session, wants_tty
 from innkeeper.errors import GuestLost, InnError, TimedOut
 from innkeeper.keeper.messages import Ended
-from innkeeper.keeper.starter import KeeperHandle
+from innkeeper.keeper.starter import KeeperHandle, RunLimit
 from innkeeper.model.machine import Command
 from innkeeper.switchboard.ports import SHELL_PORT
 
 _CONNECT_LIMIT_S = 10.0
 
 
-class RunLimit(msgspec.Struct, frozen=True):
-    """The user's time limit for a whole run.
-
-    :ivar ends_at: on the monotonic clock.
-    """
-
-    seconds: float
-    ends_at: float
-
-    @classmethod
-    def of(cls, seconds: float) -> RunLimit:
-        """A limit that starts to count now."""
-        return cls(seconds, time.monotonic() + seconds)
-
-
 def run_command(
-    keeper: KeeperHandle, command: Command, *, tty: bool, limit: RunLimit | None
+    keeper: KeeperHandle, command: Command, *, tty: bool | None, limit: RunLimit | None
 ) -> int:
     """Run a command with our own stdin, stdout and stderr; returns its exit code.
 
+    :param tty: a pseudo-terminal for it; None gives one where our stdin and
+        stdout are terminals.
     :raise CommandNotFound, CommandNotExecutable: the guest cannot run it.
     :raise TimedOut: the limit passed.
     :raise GuestError: the guest or its keeper is lost.
@@ -47,7 +32,7 @@ def run_command(
             sock,
             command,
             Stdio(),
-            tty=tty,
+            tty=wants_tty(Stdio()) if tty is None else tty,
             watch_fd=keeper.fileno(),
             on_watch=lambda: explain_word(keeper),
             deadline=limit.ends_at if limit else None,
@@ -91,13 +76,17 @@ def run_until_power_off(keeper: KeeperHandle, *, limit: RunLimit | None) -> int:
 
 
 def explain_word(keeper: KeeperHandle) -> InnError | None:
-    """The error in what the keeper says while a command runs, or None to go on."""
-    try:
-        event = keeper.next_event(time.monotonic())
-    except TimedOut:
-        return None
-    if event is None or keeper.failure is not None:
-        return keeper.lost()
-    if isinstance(event, Ended):
-        return GuestLost(f"the guest ended while the command ran ({event.reason})", stage="run")
-    return None
+    """The error in what the keeper says while a command runs, or None to go on.
+
+    Takes all that the keeper has said: what is buffered here does not make the
+    descriptor readable again.
+    """
+    while True:
+        try:
+            event = keeper.next_event(time.monotonic())
+        except TimedOut:
+            return None
+        if event is None or keeper.failure is not None:
+            return keeper.lost()
+        if isinstance(event, Ended):
+            return GuestLost(f"the guest ended while the command ran ({event.reason})", stage="run")

@@ -23,6 +23,21 @@ from innkeeper.system.sockets import StreamSocket, stream_pair, wait_readable
 _TEARDOWN_LIMIT_S = 10.0
 
 
+class RunLimit(msgspec.Struct, frozen=True):
+    """The user's time limit for a whole run.
+
+    :ivar ends_at: on the monotonic clock.
+    """
+
+    seconds: float
+    ends_at: float
+
+    @classmethod
+    def of(cls, seconds: float) -> RunLimit:
+        """A limit that starts to count now."""
+        return cls(seconds, time.monotonic() + seconds)
+
+
 class KeeperHandle:
     """A running keeper, seen by its starter. Made by :func:`started`.
 

@@ -13,7 +13,9 @@ from pathlib import Path
 def memory_available_bytes() -> int | None:
     """MemAvailable of /proc/meminfo (proc(5)), or None where it cannot be read."""
     with contextlib.suppress(OSError):
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        match = re.search(
+            r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE
+        )
         if match:
             return int(match[1]) * 1024
     return None
@@ -37,7 +39,9 @@ def boot_identity() -> str:
     """A text that changes with the host's kernel, CPU model and boot."""
     parts = [os.uname().release, os.uname().machine]
     with contextlib.suppress(OSError):
-        match = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(
+            r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
         parts.append(match[1] if match else "")
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -37,19 +37,6 @@ _PTS_MAJORS = range(136, 144)
 _IOV_MAX = 64
 
 
-def occupy_standard_descriptors() -> None:
-    """Put /dev/null where stdin, stdout or stderr is closed.
-
-    Else the next socket or file that we open takes the number, and becomes the
-    stdin of a session. For the first line of a program.
-    """
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
-
-
 @dataclass(frozen=True)
 class Ready:
     """What `poll` said about one descriptor."""

@@ -158,7 +158,7 @@ def test_urgent_frames_pass_others() -> None:
 def test_closed_standard_descriptors_are_occupied() -> None:
     script = (
         "import os; os.close(0); os.close(1)\n"
-        "from innkeeper.system.pump import occupy_standard_descriptors as occupy\n"
+        "from innkeeper.system.descriptors import occupy_standard_descriptors as occupy\n"
         "occupy(); assert os.open('/', os.O_RDONLY) > 2; assert os.read(0, 1) == b''"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=20)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The descriptors that a program is started with."""
+
+from __future__ import annotations
+
+import os
+
+
+def occupy_standard_descriptors() -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed.
+
+    Else the next socket or file that we open takes the number, and becomes the
+    stdin of a session. For the first line of a program.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one

@@ -43,6 +43,7 @@ pub struct Agent {
     /// Whether this process is PID 1.
     pub is_init: bool,
     stopping: watch::Sender<bool>,
+    sessions: watch::Sender<()>,
     shutdown: Notify,
 }
 
@@ -58,6 +59,7 @@ impl Agent {
             failures: Failures::new(earlier),
             is_init: is_pid_1(),
             stopping: watch::Sender::new(false),
+            sessions: watch::Sender::new(()),
             shutdown: Notify::new(),
         }
     }
@@ -91,6 +93,16 @@ impl Agent {
     /// The end did not come.
     pub fn resume(&self) {
         self.stopping.send_replace(false);
+    }
+
+    /// A mark of a running session, which the end waits for while it is held.
+    pub fn session(&self) -> watch::Receiver<()> {
+        self.sessions.subscribe()
+    }
+
+    /// Waits until every session has said its goodbye.
+    pub async fn sessions_over(&self) {
+        self.sessions.closed().await;
     }
 
     /// Waits until nobody holds a view any more.

@@ -29,8 +29,7 @@ fn it_comes_back_after_every_break() {
         announcement = Announcement::accept(&agent.host);
     }
     // A host that talks nonsense is left and called again.
-    announcement.welcome(0);
-    drop(announcement);
+    announcement.send_raw(&[0xff; 8]);
     let again = Announcement::accept(&agent.host);
     assert!(again.hello.ready_ns > again.hello.started_ns);
 }

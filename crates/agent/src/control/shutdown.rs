@@ -52,13 +52,13 @@ pub async fn run(agent: &Arc<Agent>) {
     agent.stop();
     let _ = timeout(ANSWERS, agent.conversations_over()).await;
     if agent.is_init {
-        power_off().await;
+        power_off(agent).await;
     } else {
         ask_init(agent).await;
     }
 }
 
-async fn power_off() {
+async fn power_off(agent: &Agent) {
     console::say("shutting down");
     // kill(-1) spares PID 1. A stopped process acts on signals once continued.
     signal_everybody(Signal::SIGTERM);
@@ -67,6 +67,8 @@ async fn power_off() {
         signal_everybody(Signal::SIGKILL);
         everybody_gone(KILL_GRACE).await;
     }
+    // Their users learn how the processes ended, in place of a reset.
+    let _ = timeout(ANSWERS, agent.sessions_over()).await;
     if timeout(SYNC_LIMIT, tokio::task::spawn_blocking(release_disks))
         .await
         .is_err()

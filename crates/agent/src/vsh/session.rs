@@ -57,6 +57,7 @@ pub async fn turn_away(stream: Stream, limit: usize) {
 
 /// Serves one connection.
 pub async fn run(stream: Stream, agent: &Agent) {
+    let _mark = agent.session();
     let mut receiver = Receiver::new();
     let request = match timeout(SETUP_TIMEOUT, receiver.receive(&stream)).await {
         Ok(Ok(request)) => request,

@@ -342,6 +342,10 @@ impl Announcement {
         }
     }
 
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
     pub fn welcome(&mut self, wall_clock_ns: u64) {
         use inn_wire::announce::{HostMessage, host_message::Msg};
         let message = HostMessage {

@@ -42,8 +42,9 @@ from innkeeper.system.sockets import listen_unix
 
 _T = TypeVar("_T")
 
-# An agent that was restarted dials again within this time.
-_AGENT_GRACE_S = 2.0
+# An agent that was restarted dials again within this time. A session that lost
+# its connection waits 2 s for the reason, so all graces together are shorter.
+_AGENT_GRACE_S = 1.0
 # A kernel that panicked reboots at once (panic=-1), which ends QEMU; one that
 # was told to stay is ended after this.
 _PANIC_GRACE_S = 0.5

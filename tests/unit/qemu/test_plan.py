@@ -66,7 +66,8 @@ def test_the_plan_of_the_default_machine(machine: Machine, image: Image, host: H
         plan.cmdline,
     )
     assert plan.cmdline == (
-        "console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz=2000000 "
+        "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests noreplace-smp "
+        "tsc_early_khz=2000000 "
         "inn.hostname=box inn.modules=virtio_mmio,vmw_vsock_virtio_transport"
     )
 
@@ -88,6 +89,7 @@ def test_kvm_uses_the_host_cpu_and_its_own_clock(
     assert option(plan, "-accel") == ["kvm"]
     assert option(plan, "-cpu") == ["host"]
     assert "tsc_early_khz" not in plan.cmdline
+    assert "noreplace-smp" not in plan.cmdline
 
 
 def test_without_microvm_devices_are_on_pci(

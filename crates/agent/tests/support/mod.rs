@@ -17,6 +17,8 @@ use inn_wire::vsh::{
     ConnectionStatus, DataMessage, GuestMessage, HostMessage, SetupConnectionRequest,
     SetupConnectionResponse, StdioStream, WindowResizeMessage, guest_message, host_message,
 };
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use prost::Message;
 
 /// No single wait in these tests is longer.
@@ -114,7 +116,15 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        // Each session leads a process group; a killed agent cannot end them.
+        let id = self.process.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let _ = self.process.kill();
+        for child in children.unwrap_or_default().split_whitespace() {
+            if let Ok(pid) = child.parse() {
+                let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
         let _ = self.process.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
@@ -355,4 +365,10 @@ impl Announcement {
             .write_all(&encode(&message, MESSAGE_LIMIT).unwrap())
             .unwrap();
     }
+}
+
+/// Writes stdin data; fails once the agent has gone.
+pub fn write_stdin(session: &mut Session, data: &[u8]) -> std::io::Result<()> {
+    let frame = inn_wire::frame::encode(&stdin(data), 4096).unwrap();
+    session.stream.write_all(&frame)
 }

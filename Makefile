@@ -28,8 +28,8 @@ format: setup  ## let the formatters rewrite the sources
 	.venv/bin/ruff format .
 	cargo fmt --all
 
-bench: setup  ## time cold starts of a guest
-	.venv/bin/python scripts/bench.py
+bench: setup  ## compare starts, commands, vsock and memory with others; BENCH=--quick
+	.venv/bin/python scripts/bench.py $(BENCH)
 
 lock: setup  ## write requirements/*.txt anew; UPGRADE=1 takes the newest versions
 	scripts/lock

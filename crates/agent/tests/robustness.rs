@@ -13,12 +13,6 @@ fn is_alive(pid: i32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
-fn is_root() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .unwrap()
-        .contains("\nUid:\t0\t0\t")
-}
-
 #[test]
 fn garbage_ends_only_its_own_session() {
     use std::io::Write;

@@ -117,13 +117,10 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         // Each session leads a process group; a killed agent cannot end them.
-        let id = self.process.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let groups = children(self.process.id());
         let _ = self.process.kill();
-        for child in children.unwrap_or_default().split_whitespace() {
-            if let Ok(pid) = child.parse() {
-                let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+        for group in groups {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
         let _ = self.process.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
@@ -371,4 +368,18 @@ impl Announcement {
 pub fn write_stdin(session: &mut Session, data: &[u8]) -> std::io::Result<()> {
     let frame = inn_wire::frame::encode(&stdin(data), 4096).unwrap();
     session.stream.write_all(&frame)
+}
+
+/// The children of all threads of a process.
+fn children(pid: u32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let lists = tasks.into_iter().flatten().flatten();
+    lists
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|child| child.parse().ok())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
 }

@@ -309,7 +309,17 @@ impl Connection {
             || wants.request
             || wants.response
             || wants.credit_update
-            || (self.phase == Phase::Open && self.local_ended & !self.told != 0)
+            || self.shutdown_is_due()
+    }
+
+    fn shutdown_is_due(&self) -> bool {
+        // A guest that sent everything need not hear that nobody reads.
+        let moot = if self.guest_sent_all() {
+            SHUTDOWN_RECEIVE
+        } else {
+            0
+        };
+        self.phase == Phase::Open && self.local_ended & !self.told & !moot != 0
     }
 
     /// Takes the most urgent control packet.
@@ -324,7 +334,7 @@ impl Connection {
         if std::mem::take(&mut self.wants.response) {
             return Some(self.header(Op::Response, 0, 0));
         }
-        if self.phase == Phase::Open && self.local_ended & !self.told != 0 {
+        if self.shutdown_is_due() {
             self.told = self.local_ended;
             return Some(self.header(Op::Shutdown, 0, self.told));
         }

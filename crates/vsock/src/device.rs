@@ -342,3 +342,53 @@ impl VhostUserBackendReqHandlerMut for Device {
         unsupported()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::muxer::{Config, Muxer};
+    use crate::poller::Poller;
+
+    fn device() -> Device {
+        let config = Config {
+            guest_cid: 0x0102_0304,
+            hybrid_path: "/nowhere".into(),
+            max_connections: 1,
+        };
+        let muxer = Muxer::new(config, Arc::default(), Arc::new(Poller::new().unwrap()));
+        Device::new(Engine::new(muxer).unwrap())
+    }
+
+    #[test]
+    fn config_space_is_eight_bytes() {
+        let mut device = device();
+        let mut read =
+            |offset, size| device.get_config(offset, size, VhostUserConfigFlags::empty());
+        assert_eq!(read(0, 8).unwrap(), [4, 3, 2, 1, 0, 0, 0, 0]);
+        assert_eq!(read(4, 4).unwrap(), [0; 4]);
+        for (offset, size) in [(4, 8), (0, 9), (9, 0), (u32::MAX, u32::MAX)] {
+            assert!(read(offset, size).is_err(), "{offset} {size}");
+        }
+    }
+
+    #[test]
+    fn requests_out_of_bounds_are_refused() {
+        let mut device = device();
+        for index in [3, u32::MAX] {
+            assert!(device.set_vring_num(index, 128).is_err());
+            assert!(device.set_vring_enable(index, true).is_err());
+            assert!(device.get_vring_base(index).is_err());
+        }
+        for size in [0, 3, 2048, 1 << 16, u32::MAX] {
+            assert!(device.set_vring_num(0, size).is_err(), "{size}");
+        }
+        assert!(device.set_vring_base(0, 1 << 16).is_err());
+        assert!(device.set_features(1 << 63).is_err());
+        let flags = VhostUserVringAddrFlags::empty();
+        assert!(
+            device.set_vring_addr(0, flags, 0, 0, 0, 0).is_err(),
+            "no memory yet"
+        );
+        assert!(device.set_vring_kick(0, None).is_err());
+    }
+}

@@ -99,12 +99,12 @@ impl VsockDevice {
     /// [`Error::Closed`] after `close()` or QEMU's end, [`Error::Descriptor`]
     /// if `listener` does not listen. It is closed in both cases.
     pub fn publish(&self, listener: OwnedFd, guest_port: u32) -> Result<(), Error> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mailbox = &running.as_ref().ok_or(Error::Closed)?.mailbox;
         check_socket(&listener, true).map_err(|source| Error::Descriptor {
             role: "listener",
             source,
         })?;
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mailbox = &running.as_ref().ok_or(Error::Closed)?.mailbox;
         mailbox
             .post(Command::Publish(listener, guest_port))
             .map_err(|_| Error::Closed)

@@ -346,7 +346,8 @@ impl VhostUserBackendReqHandlerMut for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::muxer::{Config, Muxer};
+    use crate::config::Config;
+    use crate::muxer::Muxer;
     use crate::poller::Poller;
 
     fn device() -> Device {

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use virtio_queue::DescriptorChain;
 
 use crate::chain::{GuestBuf, Memory};
-use crate::muxer::{Muxer, Turn};
+use crate::muxer::Muxer;
 use crate::packet::{HEADER_LEN, Header};
 use crate::ring::{Malformed, Ring};
+use crate::turns::Turn;
 
 /// Queue indices (virtio 1.3, section 5.10.2).
 pub(crate) const RX: usize = 0;

@@ -8,18 +8,15 @@ use std::thread::JoinHandle;
 
 use vhost::vhost_user::BackendReqHandler;
 
+use crate::config::Config;
 use crate::device::Device;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::event_loop::{Command, EventLoop, Mailbox};
-use crate::hybrid;
 use crate::listeners::check_socket;
-use crate::muxer::{Config, Muxer};
+use crate::muxer::Muxer;
 use crate::poller::Poller;
 use crate::stats::{Counters, Stats};
-
-/// `sizeof(sun_path)` without the final NUL.
-const MAX_PATH: usize = 107;
 
 /// A running device. Dropping it closes it.
 #[derive(Debug)]
@@ -49,7 +46,7 @@ impl VsockDevice {
     /// for values; [`Error::Descriptor`] and [`Error::Start`] for what the
     /// kernel refuses.
     pub fn start(config: Config, vhost: OwnedFd, hybrid: OwnedFd) -> Result<Self, Error> {
-        check_config(&config)?;
+        config.check()?;
         check_socket(&vhost, false).map_err(|source| Error::Descriptor {
             role: "vhost",
             source,
@@ -132,18 +129,4 @@ impl Drop for VsockDevice {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn check_config(config: &Config) -> Result<(), Error> {
-    // 0 to 2 and u32::MAX are reserved (virtio 1.3, section 5.10.4).
-    if !(3..u64::from(u32::MAX)).contains(&config.guest_cid) {
-        return Err(Error::InvalidCid(config.guest_cid));
-    }
-    if config.hybrid_path.contains('\0') {
-        return Err(Error::PathInvalid(config.hybrid_path.clone()));
-    }
-    if hybrid::service_path(&config.hybrid_path, u32::MAX).len() > MAX_PATH {
-        return Err(Error::PathTooLong(config.hybrid_path.clone()));
-    }
-    Ok(())
 }

@@ -20,7 +20,7 @@
 //! | `device` | vhost-user requests, applied to rings and memory |
 //! | `engine` | moves packets between rings and streams, batches interrupts |
 //! | `ring`, `chain` | one virtqueue; descriptor chains as checked memory |
-//! | `muxer`, `listeners` | table of streams, turns, ports; accepting, dialling |
+//! | `muxer`, `turns`, `listeners` | table of streams; whose turn it is; accepting, dialling |
 //! | `stream` | one Unix socket and what waits to be written to it |
 //! | [`connection`] | one stream's state machine, without I/O |
 //! | [`packet`], [`hybrid`] | the two formats |
@@ -48,11 +48,14 @@
 //! that truncates it kills this process by SIGBUS, as it would any backend.
 
 mod chain;
+mod config;
 pub mod connection;
 mod device;
 mod engine;
 mod error;
 mod event_loop;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handle;
 pub mod hybrid;
 mod listeners;
@@ -62,8 +65,9 @@ mod poller;
 mod ring;
 mod stats;
 mod stream;
+mod turns;
 
+pub use config::Config;
 pub use error::Error;
 pub use handle::VsockDevice;
-pub use muxer::Config;
 pub use stats::Stats;

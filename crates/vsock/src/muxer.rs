@@ -12,35 +12,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::chain::GuestBuf;
+use crate::config::Config;
 use crate::connection::{Connection, Phase, Reaction};
 use crate::listeners::{Handshake, Listener};
 use crate::packet::{CID_HOST, HEADER_LEN, Header, Op, TYPE_STREAM};
 use crate::poller::{Event, Poller, Timers, Token};
 use crate::stats::Counters;
-use crate::stream::{Read, Stream};
+use crate::stream::Stream;
 
 /// Resets that may wait for RX buffers before TX processing pauses, as
 /// drivers/vhost/vsock.c does (`vhost_vsock_more_replies`).
 const RESET_BACKLOG: usize = 256;
-/// Bytes one stream may move to the guest in one turn.
-const TURN_BYTES: usize = 64 * 1024;
 /// How long the guest may take to answer a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the guest may take to confirm a close (`VSOCK_CLOSE_TIMEOUT`).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 /// First host port for streams that the host opens; Firecracker's choice.
 pub(crate) const FIRST_HOST_PORT: u32 = 1 << 30;
-
-/// What a device is told about its guest.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The only source CID whose packets are accepted.
-    pub guest_cid: u64,
-    /// A guest's connection to host port P goes to `<hybrid_path>_<P>`.
-    pub hybrid_path: String,
-    /// Most streams at a time, and most unfinished handshakes.
-    pub max_connections: usize,
-}
 
 /// Where packets for a CID go. Streams between guests attach here.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,15 +45,6 @@ fn route(destination: u64) -> Route {
     }
 }
 
-/// What goes into the guest's next RX buffers.
-#[derive(Debug)]
-pub(crate) enum Turn {
-    /// This packet, which has no payload.
-    Control(Header),
-    /// Payload of stream `id`, at most `room` bytes.
-    Payload { id: u64, room: usize },
-}
-
 /// The streams of one guest.
 #[derive(Debug)]
 pub(crate) struct Muxer {
@@ -78,9 +57,9 @@ pub(crate) struct Muxer {
     pub(crate) streams: HashMap<u64, Stream>,
     by_ports: HashMap<(u32, u32), u64>,
     /// Streams with something for the guest, in the order of their turns.
-    turns: VecDeque<u64>,
+    pub(crate) turns: VecDeque<u64>,
     /// Resets of streams that do not exist any more or never did.
-    resets: VecDeque<Header>,
+    pub(crate) resets: VecDeque<Header>,
     last_id: u64,
     last_port: u32,
 }
@@ -309,72 +288,6 @@ impl Muxer {
         self.settle(id);
     }
 
-    // ---- to the guest ------------------------------------------------------
-
-    /// Whether RX buffers would be put to use.
-    pub(crate) fn wants_buffers(&self) -> bool {
-        !self.resets.is_empty() || !self.turns.is_empty()
-    }
-
-    /// Decides what goes into the next RX buffer.
-    pub(crate) fn next_turn(&mut self) -> Option<Turn> {
-        if let Some(header) = self.resets.pop_front() {
-            return Some(Turn::Control(header));
-        }
-        while let Some(id) = self.turns.pop_front() {
-            let Some(stream) = self.streams.get_mut(&id) else {
-                continue;
-            };
-            stream.queued = false;
-            if let Some(header) = stream.connection.next_control() {
-                self.settle(id);
-                return Some(Turn::Control(header));
-            }
-            if stream.wants_to_send() {
-                let room = stream.connection.credit().min(TURN_BYTES);
-                return Some(Turn::Payload { id, room });
-            }
-        }
-        None
-    }
-
-    /// Fills RX buffers with payload packets of stream `id` and returns how
-    /// many payload bytes they hold; they fill the buffers in order.
-    pub(crate) fn fill(&mut self, id: u64, buffers: &[GuestBuf<'_>], room: usize) -> usize {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return 0;
-        };
-        let count = match stream.read_into(buffers, room) {
-            Read::Bytes(count) => count,
-            Read::Nothing | Read::End => 0,
-            Read::Broken => {
-                stream.connection.abort();
-                self.count_broken(id);
-                0
-            }
-        };
-        self.counters.bytes_to_guest.add(count as u64);
-        self.write_headers(id, buffers, count);
-        self.settle(id);
-        count
-    }
-
-    fn write_headers(&mut self, id: u64, buffers: &[GuestBuf<'_>], mut left: usize) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        for buffer in buffers {
-            let len = left.min(buffer.len() - HEADER_LEN);
-            if len == 0 {
-                return;
-            }
-            // TURN_BYTES bounds it.
-            let len_on_wire = u32::try_from(len).unwrap_or(0);
-            buffer.write_at(0, &stream.connection.payload_header(len_on_wire).encode());
-            left -= len;
-        }
-    }
-
     // ---- the table ---------------------------------------------------------
 
     fn has_room(&self) -> bool {
@@ -442,7 +355,7 @@ impl Muxer {
         }
     }
 
-    fn count_broken(&self, id: u64) {
+    pub(crate) fn count_broken(&self, id: u64) {
         if self
             .streams
             .get(&id)

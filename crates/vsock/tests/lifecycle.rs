@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starting, stopping, and QEMU's part of the conversation.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic here is the failure report"
+)]
 
 mod guest;
 

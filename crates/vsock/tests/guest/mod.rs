@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Plays QEMU and the guest's driver: real memfd memory, real rings, and the
 //! vhost-user protocol over a socket pair.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test binary uses a part of it"
+)]
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use inn_vsock::packet::{CID_HOST, HEADER_LEN, Header, Op, TYPE_STREAM};
@@ -16,7 +17,12 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
+
+mod host;
+mod ring;
+
+pub use host::{eventually, fd, fill, read_all, read_line};
+pub use ring::Ring;
 
 pub const CID: u64 = 42;
 pub const SLOTS: u16 = 32;
@@ -26,37 +32,6 @@ const RX_LEN: u32 = 4096;
 const SLOT_BYTES: u64 = 0x1_1000;
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
-
-/// The driver's half of a queue. Slot i owns descriptors 2i and 2i + 1.
-pub struct Ring {
-    pub base: u64,
-    pub buffers: u64,
-    pub avail: u16,
-    pub seen: u16,
-    pub kick: EventFd,
-    pub call: EventFd,
-}
-
-impl Ring {
-    fn new(index: u64) -> Self {
-        Self {
-            base: 0x1_0000 * (index + 1),
-            buffers: 0x10_0000 + index * 0x40_0000,
-            avail: 0,
-            seen: 0,
-            kick: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
-            call: EventFd::new(libc::EFD_NONBLOCK).unwrap(),
-        }
-    }
-
-    pub fn avail_addr(&self) -> u64 {
-        self.base + 0x2000
-    }
-
-    pub fn used_addr(&self) -> u64 {
-        self.base + 0x4000
-    }
-}
 
 pub struct Guest {
     pub device: VsockDevice,
@@ -381,84 +356,6 @@ impl Guest {
         }
         bytes
     }
-
-    // ---- host side ---------------------------------------------------------
-
-    pub fn hybrid_path(&self) -> PathBuf {
-        self.dir.path().join("vsock.sock")
-    }
-
-    /// Listens where the guest's connections to `port` go.
-    pub fn service(&self, port: u32) -> UnixListener {
-        UnixListener::bind(self.dir.path().join(format!("vsock.sock_{port}"))).unwrap()
-    }
-
-    pub fn client(&self) -> UnixStream {
-        let client = UnixStream::connect(self.hybrid_path()).unwrap();
-        client
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        client
-    }
-
-    /// A stream the guest opened: its socket on the host's side.
-    pub fn dial(&mut self, guest_port: u32, service: &UnixListener, port: u32) -> UnixStream {
-        self.send(Op::Request, guest_port, port);
-        self.expect(Op::Response);
-        let (socket, _) = service.accept().unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        socket
-    }
-
-    /// A stream the host opened: its client and the host port.
-    pub fn accept(&mut self, guest_port: u32) -> (UnixStream, u32) {
-        let mut client = self.client();
-        writeln!(client, "CONNECT {guest_port}").unwrap();
-        let host_port = self.answer(guest_port);
-        assert_eq!(read_line(&mut client), format!("OK {host_port}\n"));
-        (client, host_port)
-    }
-
-    /// Accepts the request that comes next; returns its host port.
-    pub fn answer(&mut self, guest_port: u32) -> u32 {
-        let (request, _) = self.expect(Op::Request);
-        assert_eq!(request.dst_port, guest_port);
-        self.send(Op::Response, guest_port, request.src_port);
-        request.src_port
-    }
-}
-
-pub fn read_line(socket: &mut UnixStream) -> String {
-    let mut line = Vec::new();
-    while line.last() != Some(&b'\n') {
-        let mut byte = [0];
-        if socket.read(&mut byte).unwrap() == 0 {
-            break;
-        }
-        line.push(byte[0]);
-    }
-    String::from_utf8(line).unwrap()
-}
-
-pub fn read_all(socket: &mut UnixStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    socket.read_to_end(&mut bytes).unwrap();
-    bytes
-}
-
-/// Waits until `condition` holds.
-pub fn eventually(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !condition() {
-        assert!(Instant::now() < deadline, "the condition never came true");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-pub fn fd(socket: impl Into<OwnedFd>) -> OwnedFd {
-    socket.into()
 }
 
 impl Guest {

@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
 def run_one(name: str, bench: Workspace, wait_s: float) -> dict[str, object]:
     """One measurement, printed; its part of the JSON file."""
     busy = None if bench.quick else surroundings.wait_for_quiet(wait_s)
-    before = surroundings.load()
+    before, others = surroundings.load(), surroundings.Others()
     print(f"-- {name}: load average before: {before}", flush=True)
     try:
         result: Result = importlib.import_module(f"tests.bench.{MEASUREMENTS[name]}").measure(bench)
@@ -72,12 +72,13 @@ def run_one(name: str, bench: Workspace, wait_s: float) -> dict[str, object]:
         return {kind: str(reason)}
     if busy is not None:
         result.notes.append(busy)
-    after = surroundings.load()
+    after, busy_others = surroundings.load(), others.busy_cpus()
     print(report.render(name, result))
-    print(f"  load average after: {after}\n", flush=True)
+    print(f"  load average after: {after}; others kept {busy_others:.2f} CPUs busy\n", flush=True)
     return {
         "load_before": before,
         "load_after": after,
+        "cpus_busy_with_others": round(busy_others, 3),
         "series": [series.as_dict() for series in result.series],
         "ratios": [ratio.as_dict() for ratio in result.ratios],
         "notes": result.notes,

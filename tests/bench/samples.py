@@ -31,6 +31,7 @@ class Series:
 
     :ivar more_is_better: a rate; its bad tail is the lower one.
     :ivar failed: runs that gave no sample.
+    :ivar reason: why the last of them failed.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Series:
     values: list[float] = field(default_factory=list)
     more_is_better: bool = False
     failed: int = 0
+    reason: str = ""
 
     @property
     def median(self) -> float:
@@ -114,7 +116,7 @@ class Result:
         """Keep the series that have samples; say which have none or lost some."""
         for series in found.values():
             if series.failed:
-                self.notes.append(f"{series.name}: {series.failed} runs failed")
+                self.notes.append(f"{series.name}: {series.failed} runs failed: {series.reason}")
             if series.values:
                 self.series.append(series)
 
@@ -145,8 +147,9 @@ def interleave(
         for name, once in cases.items():
             try:
                 value = once()
-            except Failed:
+            except Failed as failure:
                 found[name].failed += 1
+                found[name].reason = str(failure)
                 if found[name].failed > runs:
                     raise
                 continue

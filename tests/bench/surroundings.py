@@ -66,6 +66,31 @@ def wait_for_quiet(limit_s: float, *, busy: float = 0.15, window_s: float = 3.0)
             return f"the host was not quiet: {seen:.2f} CPUs busy before the start"
 
 
+class Others:
+    """How much CPU time everything but this program and its children uses.
+
+    Only children that have ended and were waited for count as ours, so both
+    ends of the span must lie where none is running.
+    """
+
+    def __init__(self) -> None:
+        self._idle, self._total = _cpu_times()
+        self._own_s = self._own_seconds()
+
+    def busy_cpus(self) -> float:
+        """CPUs that others kept busy on average since construction."""
+        idle, total = _cpu_times()
+        passed = max(1, total - self._total)
+        passed_s = passed / _TICKS / (os.cpu_count() or 1)
+        busy_s = (passed - (idle - self._idle)) / _TICKS
+        return max(0.0, busy_s - (self._own_seconds() - self._own_s)) / passed_s
+
+    @staticmethod
+    def _own_seconds() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far, all threads (proc(5), stat)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

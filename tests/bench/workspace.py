@@ -84,7 +84,7 @@ def run_quietly(argv: Sequence[str], *, limit_s: float = BOOT_LIMIT_S) -> bytes:
         raise Failed(f"{Path(argv[0]).name} did not end within {limit_s:g} s") from exc
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise Failed(f"{Path(argv[0]).name} ended with code {done.returncode}: {said}")
+        raise Failed(f"{Path(argv[0]).name} ended with code {done.returncode}: {said or 'silent'}")
     return done.stdout
 
 

@@ -21,7 +21,7 @@ impl VsockDevice {
     #[pyo3(signature = (*, guest_cid, vhost_fd, hybrid_fd, hybrid_path, max_connections = 1024))]
     fn new(
         py: Python<'_>,
-        guest_cid: u64,
+        guest_cid: &Bound<'_, PyAny>,
         vhost_fd: RawFd,
         hybrid_fd: RawFd,
         hybrid_path: String,
@@ -30,6 +30,10 @@ impl VsockDevice {
         // Both are taken before either is judged: they pass to us on error too.
         let (vhost, hybrid) = (take(vhost_fd), take(hybrid_fd));
         let (vhost, hybrid) = (vhost?, hybrid?);
+        // An integer that fits no u64 is out of range like any other.
+        let out_of_range =
+            |_| PyValueError::new_err(format!("guest CID {guest_cid} is out of range"));
+        let guest_cid: u64 = guest_cid.extract().map_err(out_of_range)?;
         let config = Config {
             guest_cid,
             hybrid_path,
@@ -73,7 +77,8 @@ impl VsockDevice {
 fn take(fd: RawFd) -> PyResult<OwnedFd> {
     // SAFETY: fcntl(F_GETFD) takes any integer and changes nothing.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return Err(std::io::Error::last_os_error().into());
+        let text = format!("descriptor {fd} is not open");
+        return Err(PyOSError::new_err((libc::EBADF, text)));
     }
     // SAFETY: it is open, and by the documented contract the caller no longer
     // owns it.

@@ -12,9 +12,7 @@ use vhost::vhost_user::{
     VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 use crate::chain::Memory;
@@ -49,10 +47,11 @@ impl Device {
         }
     }
 
+    /// No indirect descriptors: a ring of 128 holds 64 packets of up to 64 KiB,
+    /// which is plenty, and each table costs the guest an allocation.
     fn features() -> u64 {
         1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
-            | 1 << VIRTIO_RING_F_INDIRECT_DESC
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 

@@ -152,7 +152,7 @@ fn qemu_learns_cid_and_queues() {
     assert_eq!(guest.frontend.get_queue_num().unwrap(), 3);
     assert_eq!(
         guest.frontend.get_features().unwrap(),
-        1 << 32 | 1 << 30 | 1 << 29 | 1 << 28
+        1 << 32 | 1 << 30 | 1 << 29
     );
 }
 

@@ -22,6 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(180))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's own INN_STATE_DIR: its machines are not the user's."""
+    folder = tmp_path_factory.mktemp("state")
+    os.environ["INN_STATE_DIR"] = str(folder)
+    return folder
+
+
 @pytest.fixture
 def inn() -> Inn:
     """Run `inn` with these arguments to its end."""

@@ -139,11 +139,7 @@ async fn serve(settings: Settings, agent: Arc<Agent>) -> io::Result<()> {
     let control = listen(&settings.transport, control::PORT, &agent).await?;
     tokio::spawn(vsh::serve(shells, Arc::clone(&agent)));
     tokio::spawn(control::serve(control, Arc::clone(&agent)));
-    tokio::spawn(announce::run(
-        settings,
-        agent.failures.clone(),
-        agent.is_init,
-    ));
+    tokio::spawn(announce::run(settings, Arc::clone(&agent)));
     loop {
         tokio::select! {
             () = agent.shutdown.notified() => control::shutdown::run(&agent).await,

@@ -4,13 +4,14 @@
 //! guest, a new keeper.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use inn_wire::announce::{AgentMessage, Hello, HostMessage, Welcome, agent_message, host_message};
 use inn_wire::frame::{FrameDecoder, MESSAGE_LIMIT, encode};
 use tokio::time::sleep;
 
-use crate::agent::Settings;
+use crate::agent::{Agent, Settings};
 use crate::failures::Failures;
 use crate::stream::Stream;
 use crate::{clock, console};
@@ -33,12 +34,12 @@ pub fn kernel_release() -> String {
 }
 
 /// Announces until the program ends.
-pub async fn run(settings: Settings, failures: Failures, is_init: bool) {
+pub async fn run(settings: Settings, agent: Arc<Agent>) {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_release: kernel_release(),
-        is_init,
+        is_init: agent.is_init,
         boot_id: boot_id.trim_end().to_owned(),
         started_ns: clock::nanos(settings.started),
         ready_ns: clock::nanos(clock::since_boot()),
@@ -51,8 +52,8 @@ pub async fn run(settings: Settings, failures: Failures, is_init: bool) {
     loop {
         // Most attempts fail while no keeper listens: nothing to report.
         if let Ok(stream) = settings.transport.dial(PORT).await {
-            let mut connection = Connection::new(&stream, settings.sets_clock);
-            let _ = connection.hold(&hello, &failures).await;
+            let mut connection = Connection::new(&stream, &agent, settings.sets_clock);
+            let _ = connection.hold(&hello).await;
             if connection.was_welcome {
                 pause = FIRST_RETRY;
             }
@@ -64,31 +65,33 @@ pub async fn run(settings: Settings, failures: Failures, is_init: bool) {
 
 struct Connection<'a> {
     stream: &'a Stream,
+    agent: &'a Agent,
     sets_clock: bool,
     was_welcome: bool,
 }
 
 impl<'a> Connection<'a> {
-    fn new(stream: &'a Stream, sets_clock: bool) -> Self {
+    fn new(stream: &'a Stream, agent: &'a Agent, sets_clock: bool) -> Self {
         Self {
             stream,
+            agent,
             sets_clock,
             was_welcome: false,
         }
     }
 
     /// Says hello and every failure, listens, until the connection breaks.
-    async fn hold(&mut self, hello: &Hello, failures: &Failures) -> io::Result<()> {
+    async fn hold(&mut self, hello: &Hello) -> io::Result<()> {
         let ready_ns = clock::nanos(clock::since_boot());
         let hello = Hello {
             ready_ns,
             ..hello.clone()
         };
         send(self.stream, agent_message::Msg::Hello(hello)).await?;
-        let stream = self.stream;
+        let (stream, agent) = (self.stream, self.agent);
         tokio::select! {
             result = self.listen() => result,
-            result = tell(stream, failures) => result,
+            result = tell(stream, &agent.failures) => result,
         }
     }
 
@@ -106,6 +109,9 @@ impl<'a> Connection<'a> {
                         follow_clock(&welcome);
                     }
                 }
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::Shutdown(_)),
+                }) => self.agent.request_shutdown(),
                 Some(HostMessage { msg: None }) => {}
                 None => {
                     let count = self.stream.read_some(&mut buffer).await?;

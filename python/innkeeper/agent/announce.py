@@ -103,6 +103,19 @@ class AnnounceServer:
         """The first Hello, once it is there."""
         return await asyncio.shield(self._hello)
 
+    def say_clock(self) -> None:
+        """Tell the agent the time, as after a pause. Without an agent, nothing happens."""
+        if self._current is not None:
+            self._current.send(self._welcome())
+
+    def ask_shutdown(self) -> bool:
+        """Ask the agent to end the guest in order; False when there is no agent to ask."""
+        if self._current is None:
+            return False
+        asked = announce_pb2.HostMessage(shutdown=announce_pb2.Shutdown())
+        self._current.send(encode_frame(asked.SerializeToString()))
+        return True
+
     async def close(self) -> None:
         """Stop serving and close every connection. Idempotent."""
         if self._grace is not None:
@@ -140,6 +153,9 @@ class AnnounceServer:
         if not self._hello.done():
             self._hello.set_result(hello)
         self._on_hello(hello)
+        return self._welcome()
+
+    def _welcome(self) -> bytes:
         welcome = announce_pb2.Welcome(wall_clock_ns=self._wall_clock_ns())
         return encode_frame(announce_pb2.HostMessage(welcome=welcome).SerializeToString())
 
@@ -192,6 +208,11 @@ class _Connection(asyncio.Protocol):
         self._stop_timer()
         self._transport = None
         self._server.closed(self)
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame to the agent; one that is gone does not hear it."""
+        if self._transport is not None:
+            self._transport.write(frame)
 
     def drop(self) -> None:
         """Close the connection now."""

@@ -17,6 +17,19 @@ from innkeeper.system.interrupt import Interrupted
 # Verb to the attribute that implements it, and its line in `inn --help`.
 VERBS = {
     "run": ("innkeeper.cli.run:run", "Boot a guest, run a command in it, leave nothing behind."),
+    "create": ("innkeeper.cli.create:create", "Describe a machine that stays."),
+    "start": ("innkeeper.cli.lifecycle:start", "Start machines."),
+    "stop": ("innkeeper.cli.lifecycle:stop", "Stop guests in order, or less politely."),
+    "restart": ("innkeeper.cli.lifecycle:restart", "Stop machines and start them again."),
+    "rm": ("innkeeper.cli.lifecycle:rm", "Remove machines."),
+    "ls": ("innkeeper.cli.ls:ls", "List machines and running guests."),
+    "inspect": ("innkeeper.cli.ls:inspect", "Show everything that is known of a machine."),
+    "exec": ("innkeeper.cli.exec:exec_verb", "Run a command in a running guest."),
+    "shell": ("innkeeper.cli.exec:shell", "Open a shell in a running guest."),
+    "wait": ("innkeeper.cli.lifecycle:wait_verb", "Wait until a machine is ready or has ended."),
+    "pause": ("innkeeper.cli.lifecycle:pause", "Stop the CPUs of guests."),
+    "resume": ("innkeeper.cli.lifecycle:resume", "Let paused guests go on."),
+    "schema": ("innkeeper.cli.schema:schema", "Print the JSON Schema of a machine file."),
     "plan": ("innkeeper.cli.plan:plan", "Print exactly what a command would do; start nothing."),
     "doctor": (
         "innkeeper.cli.doctor:doctor",

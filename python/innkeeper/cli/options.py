@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -12,14 +12,23 @@ import click
 
 from innkeeper.errors import UsageError
 from innkeeper.keeper.prepare import RunRequest
-from innkeeper.model.machine import AcceleratorChoice, Command, Machine, Network, Wait
-from innkeeper.model.sizes import parse_duration, parse_size
+from innkeeper.model.machine import (
+    AcceleratorChoice,
+    Command,
+    Machine,
+    Network,
+    RestartPolicy,
+    Wait,
+)
+from innkeeper.model.sizes import parse_duration
+from innkeeper.model.toml import machine_from_table
 from innkeeper.registry.names import ephemeral_name
 
 F = TypeVar("F", bound=Callable[..., Any])
+Option = Callable[[F], F]
 
-_OPTIONS = (
-    click.option("-n", "--name", metavar="NAME", help="Name of the guest and its host name."),
+# Every one of them is a key of a machine file too (`innkeeper.model.toml`).
+_MACHINE = (
     click.option("-c", "--cpus", type=int, default=1, show_default=True, help="Virtual CPUs."),
     click.option(
         "-m", "--memory", default="512M", show_default=True, metavar="SIZE", help="Guest memory."
@@ -49,6 +58,25 @@ _OPTIONS = (
         help="user: outgoing connections through the host.",
     ),
     click.option(
+        "-p",
+        "--publish",
+        "ports",
+        multiple=True,
+        metavar="[ADDR:]HOST:GUEST[/udp]",
+        help="Lead a port of the host (127.0.0.1 unless told) to one of the guest.",
+    ),
+)
+
+_RESTART = click.option(
+    "--restart",
+    type=click.Choice(get_args(RestartPolicy)),
+    default="never",
+    show_default=True,
+    help="What happens when the guest ends unasked.",
+)
+
+_COMMAND = (
+    click.option(
         "-e",
         "--env",
         multiple=True,
@@ -63,6 +91,10 @@ _OPTIONS = (
         metavar="TIME",
         help="Limit for the whole run, such as 90, 1.5s or 2m; exit code 124.",
     ),
+)
+
+_RUN = (
+    click.option("-n", "--name", metavar="NAME", help="Name of the guest and its host name."),
     click.option(
         "--wait",
         type=click.Choice(get_args(Wait)),
@@ -73,12 +105,54 @@ _OPTIONS = (
     click.option("--console", metavar="FILE", help="Copy the guest's console to FILE."),
 )
 
+TTY = click.option(
+    "--tty/--no-tty",
+    default=None,
+    help="A pseudo-terminal for the command. [default: where stdin and stdout are terminals]",
+)
 
-def machine_options(function: F) -> F:
-    """Put the options of a machine and its command on a click command."""
-    for option in reversed(_OPTIONS):
+FORMAT = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+)
+
+
+def _put(options: Sequence[Any], function: F) -> F:
+    for option in reversed(options):
         function = option(function)
     return function
+
+
+def machine_options(function: F) -> F:
+    """The options of a machine that stays."""
+    return _put((*_MACHINE, _RESTART), function)
+
+
+def run_options(function: F) -> F:
+    """The options of a machine for one run, and of its command."""
+    return _put((*_RUN, *_MACHINE, *_COMMAND), function)
+
+
+def command_options(function: F) -> F:
+    """The options of a command in a guest that runs."""
+    return _put(_COMMAND, function)
+
+
+def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> dict[str, Any]:
+    """The options as a machine file's table.
+
+    :param given: whether an option was written on the command line; the others
+        are left to the file or the model's default.
+    """
+    keys = ("cpus", "memory", "image", "kernel", "initrd", "append", "accel", "network", "ports")
+    return {
+        key: list(values[key]) if isinstance(values[key], tuple) else values[key]
+        for key in (*keys, "restart")
+        if key in values and given(key)
+    }
 
 
 def build_request(values: dict[str, Any]) -> tuple[RunRequest, Command]:
@@ -86,39 +160,41 @@ def build_request(values: dict[str, Any]) -> tuple[RunRequest, Command]:
 
     :raise UsageError: a value makes no sense.
     """
-    argv = tuple(values["command"])
-    wait: Wait = values["wait"] or ("network" if values["network"] == "user" else "agent")
-    if wait == "network" and values["network"] == "none":
+    command = build_command(values)
+    table = machine_table(values, given=lambda key: values[key] is not None)
+    machine: Machine = machine_from_table(
+        table, source="the command line", name=values["name"] or ephemeral_name()
+    )
+    wait: Wait = values["wait"] or ("network" if machine.network == "user" else "agent")
+    if wait == "network" and machine.network == "none":
         raise UsageError("--wait network needs a network", fix="add --network user")
-    if wait == "none" and argv:
+    if wait == "none" and command.argv:
         raise UsageError(
             "--wait none does not wait for the agent that would run the command",
             fix="leave out the command, or --wait none",
         )
-    machine = Machine(
-        name=values["name"] or ephemeral_name(),
-        cpus=values["cpus"],
-        memory_bytes=parse_size(values["memory"]),
-        image=values["image"],
-        kernel=values["kernel"],
-        initrd=values["initrd"],
-        append=tuple(values["append"]),
-        accel=values["accel"],
-        network=values["network"],
-    )
     request = RunRequest(
         machine=machine,
         wait=wait,
         timeout_s=parse_duration(values["timeout"]) if values["timeout"] else None,
         console_file=_console(values["console"], wait),
     )
-    command = Command(
-        argv=argv,
+    return request, command
+
+
+def build_command(values: dict[str, Any]) -> Command:
+    """The command of these option values.
+
+    :raise UsageError: a variable is none.
+    """
+    argv = tuple(values["command"])
+    return Command(
+        # `inn exec NAME -- COMMAND`: what stands after NAME is not parsed.
+        argv=argv[1:] if argv[:1] == ("--",) else argv,
         env=dict(_variable(text) for text in values["env"]),
         workdir=values["workdir"],
         user=values["user"],
     )
-    return request, command
 
 
 def _console(path: str | None, wait: Wait) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from innkeeper.cli.options import build_request, machine_options
+from innkeeper.cli.options import FORMAT, build_request, run_options
 from innkeeper.cli.output import Progress, print_json
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.keeper.prepare import prepare_run
@@ -24,14 +24,8 @@ def plan() -> None:
 
 
 @plan.command(name="run", context_settings={"allow_interspersed_args": False})
-@machine_options
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-)
+@run_options
+@FORMAT
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] [COMMAND [ARG]...]")
 def plan_run(**values: Any) -> None:
     """Print the plan of `inn run` with the same options.

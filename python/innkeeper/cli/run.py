@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from innkeeper.cli.options import build_request, machine_options
+from innkeeper.cli.options import TTY, build_request, run_options
 from innkeeper.cli.output import Progress, print_json, render_timings
 from innkeeper.keeper.messages import Ready, StageDone
 from innkeeper.keeper.prepare import RunRequest, prepare_run
@@ -25,13 +25,9 @@ if TYPE_CHECKING:
 Row = tuple[str, float, int]
 
 
-@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@machine_options
-@click.option(
-    "--tty/--no-tty",
-    default=None,
-    help="A pseudo-terminal for the command. [default: where stdin and stdout are terminals]",
-)
+@click.command(context_settings={"allow_interspersed_args": False})
+@run_options
+@TTY
 @click.option("--timings", is_flag=True, help="Show how long each phase took.")
 @click.option(
     "--format",

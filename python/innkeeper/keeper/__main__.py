@@ -8,6 +8,7 @@ import signal
 import sys
 
 from innkeeper.keeper.control import Control
+from innkeeper.keeper.guest import StopRequest
 from innkeeper.keeper.lifecycle import keep
 from innkeeper.system.sockets import adopt_stream
 
@@ -17,7 +18,7 @@ async def serve(control_fd: int) -> None:
     control = await Control.open(adopt_stream(control_fd))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, control.stop.set)
+        loop.add_signal_handler(number, control.ask_stop, StopRequest())
     # Its session is its own; an interrupt from a terminal is the starter's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

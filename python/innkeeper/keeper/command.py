@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import time
+from pathlib import Path
+from typing import Protocol
 
 from innkeeper.agent.connect import connect_port
 from innkeeper.agent.session import Captured, Stdio, capture_session, run_session, wants_tty
-from innkeeper.errors import GuestLost, InnError, TimedOut
+from innkeeper.errors import InnError, TimedOut
 from innkeeper.keeper.messages import Ended
 from innkeeper.keeper.starter import KeeperHandle, RunLimit
 from innkeeper.model.machine import Command
@@ -16,8 +17,22 @@ from innkeeper.switchboard.ports import SHELL_PORT
 _CONNECT_LIMIT_S = 10.0
 
 
+class Witness(Protocol):
+    """Who knows how the guest fares while a command runs in it."""
+
+    @property
+    def vsock_path(self) -> Path:
+        """The guest's socket for `CONNECT <port>`."""
+
+    def fileno(self) -> int:
+        """Readable when there is news of the guest."""
+
+    def explain(self) -> InnError | None:
+        """Take the news: the error to end the command with, or None to go on."""
+
+
 def run_command(
-    keeper: KeeperHandle, command: Command, *, tty: bool | None, limit: RunLimit | None
+    guest: Witness, command: Command, *, tty: bool | None, limit: RunLimit | None
 ) -> int:
     """Run a command with our own stdin, stdout and stderr; returns its exit code.
 
@@ -27,28 +42,28 @@ def run_command(
     :raise TimedOut: the limit passed.
     :raise GuestError: the guest or its keeper is lost.
     """
-    with connect_port(keeper.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
+    with connect_port(guest.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
         return run_session(
             sock,
             command,
             Stdio(),
             tty=wants_tty(Stdio()) if tty is None else tty,
-            watch_fd=keeper.fileno(),
-            on_watch=lambda: explain_word(keeper),
+            watch_fd=guest.fileno(),
+            on_watch=guest.explain,
             deadline=limit.ends_at if limit else None,
             timeout_s=limit.seconds if limit else None,
         )
 
 
-def capture_command(keeper: KeeperHandle, command: Command, *, limit: RunLimit | None) -> Captured:
+def capture_command(guest: Witness, command: Command, *, limit: RunLimit | None) -> Captured:
     """Run a command with our stdin and its output kept in memory; as :func:`run_command`."""
-    with connect_port(keeper.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
+    with connect_port(guest.vsock_path, SHELL_PORT, timeout_s=_CONNECT_LIMIT_S) as sock:
         return capture_session(
             sock,
             command,
             stdin_fd=0,
-            watch_fd=keeper.fileno(),
-            on_watch=lambda: explain_word(keeper),
+            watch_fd=guest.fileno(),
+            on_watch=guest.explain,
             deadline=limit.ends_at if limit else None,
             timeout_s=limit.seconds if limit else None,
         )
@@ -73,20 +88,3 @@ def run_until_power_off(keeper: KeeperHandle, *, limit: RunLimit | None) -> int:
             stage="run",
             fix="give more --timeout",
         ) from exc
-
-
-def explain_word(keeper: KeeperHandle) -> InnError | None:
-    """The error in what the keeper says while a command runs, or None to go on.
-
-    Takes all that the keeper has said: what is buffered here does not make the
-    descriptor readable again.
-    """
-    while True:
-        try:
-            event = keeper.next_event(time.monotonic())
-        except TimedOut:
-            return None
-        if event is None or keeper.failure is not None:
-            return keeper.lost()
-        if isinstance(event, Ended):
-            return GuestLost(f"the guest ended while the command ran ({event.reason})", stage="run")

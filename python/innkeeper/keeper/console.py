@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 
-from innkeeper.errors import HostError
+from innkeeper.system.files import open_append
 from innkeeper.system.sockets import StreamSocket
 
 _REMEMBERED_BYTES = 64 * 1024
@@ -125,11 +125,4 @@ def open_copy(path: str | None) -> int | None:
         return None
     if path == "-":
         return os.dup(1)
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise HostError(
-            f"cannot write the console to {path}: {exc.strerror}",
-            stage="console",
-            fix="give --console a file that you can write",
-        ) from exc
+    return open_append(path)

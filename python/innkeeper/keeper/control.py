@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper's end of the control channel: events out, one "stop" in."""
+"""The keeper's end of the channel to its starter: events out, "stop" or "detach" in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import contextlib
 
 import msgspec
 
-from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Event, Stop
+from innkeeper.keeper.guest import StopRequest
+from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Detach, Event, Stop
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.system.sockets import StreamSocket
 
@@ -16,11 +17,12 @@ from innkeeper.system.sockets import StreamSocket
 class Control:
     """JSON lines to and from the starter.
 
-    :ivar stop: set when the starter says stop, or is gone.
+    :ivar stop: a future with the request, once the starter says stop or is
+        gone without having detached.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.stop = asyncio.Event()
+        self.stop: asyncio.Future[StopRequest] = asyncio.get_running_loop().create_future()
         self._reader = reader
         self._writer = writer
         self._listening: asyncio.Task[None] | None = None
@@ -40,6 +42,11 @@ class Control:
         self._listening = asyncio.create_task(self._listen())
         return plan
 
+    def ask_stop(self, request: StopRequest) -> None:
+        """Have the guest stopped; the first request counts."""
+        if not self.stop.done():
+            self.stop.set_result(request)
+
     def send(self, event: Event) -> None:
         """Say something; a starter that is gone does not hear it."""
         if not self._writer.is_closing():
@@ -56,10 +63,15 @@ class Control:
             await self._writer.wait_closed()
 
     async def _listen(self) -> None:
-        # Anything but a stop is not for us; the end of the stream is a stop.
+        request = StopRequest(orderly=False)
         with contextlib.suppress(OSError, ValueError):
             while line := await self._reader.readline():
-                with contextlib.suppress(msgspec.MsgspecError):
-                    msgspec.json.decode(line, type=Stop)
-                    break
-        self.stop.set()
+                said = msgspec.json.decode(line, type=Stop | Detach)
+                if isinstance(said, Detach):
+                    self._writer.close()
+                    return
+                if said.timeout_s > 0:
+                    request = StopRequest(timeout_s=said.timeout_s)
+                break
+        # A stop, the end of the stream, or something that is no message of ours.
+        self.ask_stop(request)

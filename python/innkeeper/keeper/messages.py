@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the keeper and its starter say to each other: JSON lines on a socket pair.
+"""What the keeper and others say to each other: JSON lines on Unix streams.
 
 ::
 
-    starter ──RunPlan──────────────────────────> keeper
-    starter <─StageDone*─Ready│Failed───────────
-    starter ──Stop──> (or closes)
-    starter <─Ended─────────────────────────────
+    starter ──RunPlan──────────────────────────> keeper      (socket pair)
+    starter <─StageDone*─ StateChanged* ─Ready│Failed──
+    starter ──Detach (the guest stays) │ Stop │ closes──>
+    starter <─Ended────────────────────────────
+
+    anybody ──Stop │ Pause │ Resume │ Watch──> keeper.sock
+    anybody <─Done │ Refused │ StateChanged*──
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+
+from innkeeper.model.record import State
 
 Reason = Literal["stopped", "powered-off", "rebooted", "failed"]
 
@@ -23,6 +28,18 @@ class StageDone(msgspec.Struct, frozen=True, tag_field="event", tag="stage"):
 
     name: str
     seconds: float
+
+
+class StateChanged(msgspec.Struct, frozen=True, tag_field="event", tag="state"):
+    """The guest entered a state.
+
+    :ivar at: seconds since the epoch.
+    """
+
+    name: str
+    state: State
+    at: float
+    reason: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
@@ -54,12 +71,49 @@ class Ended(msgspec.Struct, frozen=True, tag_field="event", tag="ended"):
     keeper_peak_kib: int = 0
 
 
+class Done(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
+    """An operation succeeded."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag_field="event", tag="refused"):
+    """An operation failed. `error` is `InnError.as_dict()`."""
+
+    error: dict[str, Any]
+
+
 class Stop(msgspec.Struct, frozen=True, tag_field="op", tag="stop"):
-    """End the guest."""
+    """End the guest: answered when everything is torn down.
+
+    :ivar timeout_s: the agent's time; 0 kills at once.
+    """
+
+    timeout_s: float = 0.0
 
 
-Event = StageDone | Ready | Failed | Ended
-"""What a keeper says."""
+class Detach(msgspec.Struct, frozen=True, tag_field="op", tag="detach"):
+    """The starter goes away; the guest stays."""
+
+
+class Pause(msgspec.Struct, frozen=True, tag_field="op", tag="pause"):
+    """Stop the guest's CPUs."""
+
+
+class Resume(msgspec.Struct, frozen=True, tag_field="op", tag="resume"):
+    """Let them go on, and set the guest's clock."""
+
+
+class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
+    """Answered with the present state and every later one, until the guest ends."""
+
+
+Event = StageDone | StateChanged | Ready | Failed | Ended
+"""What a keeper says to its starter."""
+
+Answer = Done | Refused | StateChanged
+"""What a keeper says on its own socket."""
+
+Operation = Stop | Pause | Resume | Watch
+"""What may be asked of a keeper on its own socket."""
 
 # The longest line either side accepts; a plan or an error with evidence is far smaller.
 LINE_LIMIT_BYTES = 1024 * 1024

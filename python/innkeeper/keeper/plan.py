@@ -9,6 +9,7 @@ from innkeeper.hypervisors.qemu.plan import QemuPlan, plan_qemu
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
+from innkeeper.model.record import Record
 from innkeeper.registry.layout import Layout
 from innkeeper.system.sockets import check_socket_path
 
@@ -35,6 +36,9 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     :ivar timeout_s: the user's limit for the whole run.
     :ivar ends_at: when that is over, on the monotonic clock, which all
         processes of a host share; set when the run begins.
+    :ivar attached: the guest ends with its starter.
+    :ivar record: what is known of the machine so far; None for a guest that
+        nobody keeps.
     """
 
     version: int = 1
@@ -49,6 +53,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[Stage, ...]
     timeout_s: float | None = None
     ends_at: float | None = None
+    attached: bool = True
+    record: Record | None = None
 
     def limit_s(self, stage: str, now: float) -> tuple[float, float]:
         """The time that a stage has from `now` on, and the limit to tell people of.
@@ -70,13 +76,19 @@ def plan_run(
     wait: Wait,
     timeout_s: float | None = None,
     console_file: str | None = None,
+    record: Record | None = None,
 ) -> RunPlan:
     """The plan for one run.
 
     :raise PathTooLong: a socket path of the plan is over 107 bytes.
     """
     folder = layout.guest(machine.name)
-    sockets = {"vsock": folder.vsock, "announce": folder.announce, "agent": folder.agent}
+    sockets = {
+        "vsock": folder.vsock,
+        "announce": folder.announce,
+        "agent": folder.agent,
+        "keeper": folder.keeper,
+    }
     for path in sockets.values():
         check_socket_path(path)
     # A guest dials ports of up to ten digits next to the vsock socket.
@@ -92,6 +104,8 @@ def plan_run(
         wait=wait,
         stages=_plan_stages(machine, host, wait),
         timeout_s=timeout_s,
+        attached=record is None,
+        record=record,
     )
 
 

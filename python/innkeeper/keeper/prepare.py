@@ -17,6 +17,7 @@ from innkeeper.keeper.plan import RunPlan, plan_run
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
+from innkeeper.model.record import Record
 from innkeeper.model.sizes import MIB, format_size
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.names import check_free
@@ -46,6 +47,7 @@ def prepare_run(
     *,
     report: Callable[[str], None],
     may_boot: bool = True,
+    record: Record | None = None,
 ) -> RunPlan:
     """Everything that must be known before a start.
 
@@ -54,6 +56,7 @@ def prepare_run(
 
     :param report: called with a line for each long step.
     :param may_boot: without it the accelerator is not tried.
+    :param record: of a machine that stays; without it the guest is nobody's.
     :raise InnError: something is missing; its fields say what.
     """
     machine = request.machine
@@ -74,6 +77,7 @@ def prepare_run(
         wait=request.wait,
         timeout_s=request.timeout_s,
         console_file=request.console_file,
+        record=record,
     )
 
 

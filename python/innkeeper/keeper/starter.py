@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,10 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import InnError, KeeperLost, ProtocolError, TimedOut, error_from_dict
-from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Ended, Event, Failed, Ready, Stop
+from innkeeper.errors import (
+    GuestLost,
+    InnError,
+    KeeperLost,
+    ProtocolError,
+    TimedOut,
+    error_from_dict,
+)
+from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Detach, Ended, Event, Failed, Ready, Stop
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.registry.names import remove_dead
+from innkeeper.system.files import close_descriptor, open_append
 from innkeeper.system.interrupt import held_back
 from innkeeper.system.process import Child, spawn, wait_for_exit
 from innkeeper.system.sockets import StreamSocket, stream_pair, wait_readable
@@ -50,6 +59,7 @@ class KeeperHandle:
         self.plan = plan
         self.ended: Ended | None = None
         self.failure: InnError | None = None
+        self.detached = False
         self._sock = sock
         self._buffer = bytearray()
 
@@ -110,6 +120,32 @@ class KeeperHandle:
             fix="the guest ended with it and nothing is left of both; start it again",
         )
 
+    def explain(self) -> InnError | None:
+        """The error in what the keeper says while a command runs, or None to go on.
+
+        Takes all that the keeper has said: what is buffered here does not make
+        the descriptor readable again.
+        """
+        while True:
+            try:
+                event = self.next_event(time.monotonic())
+            except TimedOut:
+                return None
+            if event is None or self.failure is not None:
+                return self.lost()
+            if isinstance(event, Ended):
+                return GuestLost(
+                    f"the guest ended while the command ran ({event.reason})", stage="run"
+                )
+
+    def detach(self) -> None:
+        """Leave the guest to its keeper; this handle is of no more use."""
+        with contextlib.suppress(OSError):
+            self._sock.sendall(msgspec.json.encode(Detach()) + b"\n")
+        self._sock.close()
+        self.child.leave()
+        self.detached = True
+
     def end(self) -> None:
         """Have the guest torn down, and clean up where the keeper cannot. Idempotent."""
         with contextlib.suppress(OSError):
@@ -132,27 +168,37 @@ class KeeperHandle:
 
 @contextlib.contextmanager
 def started(plan: RunPlan) -> Iterator[KeeperHandle]:
-    """A keeper that works on `plan`; at the end the guest is torn down and nothing is left."""
+    """A keeper that works on `plan`; at the end the guest is torn down and nothing is left.
+
+    A guest that was left to its keeper (:meth:`KeeperHandle.detach`) stays.
+    """
     with held_back():
         handle = _start(plan)
     try:
         yield handle
     finally:
         with held_back():
-            handle.end()
+            if not handle.detached:
+                handle.end()
 
 
 def _start(plan: RunPlan) -> KeeperHandle:
     ours, theirs = stream_pair()
+    # Not our stderr for a keeper that stays: whoever reads that waits for its end.
+    log_fd = None
     try:
+        if not plan.attached:
+            log_fd = open_append(plan.layout.machine(plan.machine.name).keeper_log)
         child = spawn(
             # -P: the working directory is not a place to import from.
             [sys.executable, "-P", "-m", "innkeeper.keeper", "--control-fd", str(theirs.fileno())],
             name="keeper",
             pass_fds=(theirs.fileno(),),
             stdout=1 if plan.console_file == "-" else None,
-            stderr=2,
+            stderr=2 if log_fd is None else log_fd,
             new_session=True,
+            # The keeper is this same program, wherever that was imported from.
+            env={key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
             # It tears down in order when our end closes; no signal must cut that short.
             die_with_parent=False,
         )
@@ -161,6 +207,8 @@ def _start(plan: RunPlan) -> KeeperHandle:
         raise
     finally:
         theirs.close()
+        if log_fd is not None:
+            close_descriptor(log_fd)
     handle = KeeperHandle(child, ours, plan)
     with contextlib.suppress(OSError):
         ours.sendall(msgspec.json.encode(plan) + b"\n")

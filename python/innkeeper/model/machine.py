@@ -9,12 +9,14 @@ from typing import Literal
 import msgspec
 
 from innkeeper.errors import UsageError
+from innkeeper.model.ports import PublishedPort
 from innkeeper.model.sizes import MIB, format_size
 
 Accelerator = Literal["kvm", "tcg"]
 AcceleratorChoice = Literal["auto", "kvm", "tcg"]
 Network = Literal["none", "user"]
 Wait = Literal["agent", "network", "none"]
+RestartPolicy = Literal["never", "on-failure", "always"]
 
 # A DNS label, so that the name can be the guest's host name (RFC 1123), but
 # shorter, since it is part of a socket path.
@@ -46,6 +48,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar kernel: a kernel file in place of the image's.
     :ivar initrd: an initramfs in place of the image's.
     :ivar append: words added to the kernel command line.
+    :ivar ports: published ports; they need the user network.
+    :ivar restart: what happens when the guest ends unasked.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     append: tuple[str, ...] = ()
     accel: AcceleratorChoice = "auto"
     network: Network = "none"
+    ports: tuple[PublishedPort, ...] = ()
+    restart: RestartPolicy = "never"
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -67,6 +73,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"{format_size(self.memory_bytes)} of memory is too little for a guest",
                 fix=f"give --memory {format_size(MEMORY_MINIMUM_BYTES)} or more",
             )
+        if self.ports and self.network != "user":
+            raise UsageError("published ports need a network", fix="add --network user")
         if self.memory_bytes % MIB:
             raise UsageError(
                 f"{self.memory_bytes} bytes of memory", fix="give a whole number of MiB"

@@ -13,14 +13,16 @@ from innkeeper.errors import HostError
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """The two roots.
+    """The three roots.
 
     :ivar runtime_dir: sockets and locks of running guests.
     :ivar cache_dir: what can be made again: images, packages, probe results.
+    :ivar state_dir: machines and their logs.
     """
 
     runtime_dir: str
     cache_dir: str
+    state_dir: str
 
     @property
     def runtime(self) -> Path:
@@ -31,6 +33,15 @@ class Layout(msgspec.Struct, frozen=True):
     def cache(self) -> Path:
         """`cache_dir` as a path."""
         return Path(self.cache_dir)
+
+    @property
+    def machines(self) -> Path:
+        """The folder with a folder for each machine."""
+        return Path(self.state_dir) / "machines"
+
+    def machine(self, name: str) -> MachineFolder:
+        """The folder of the machine with this name."""
+        return MachineFolder(self.machines / name)
 
     def guest(self, name: str) -> GuestFolder:
         """The runtime folder of the guest with this name."""
@@ -49,8 +60,13 @@ class GuestFolder(msgspec.Struct, frozen=True):
 
     @property
     def state(self) -> Path:
-        """What `inn ls` reads: :class:`innkeeper.registry.names.GuestState` as JSON."""
+        """The record of the running guest (`innkeeper.model.record`) as JSON."""
         return self.path / "state.json"
+
+    @property
+    def keeper(self) -> Path:
+        """The keeper's own socket: stop, pause, resume, events."""
+        return self.path / "keeper.sock"
 
     @property
     def vsock(self) -> Path:
@@ -68,19 +84,47 @@ class GuestFolder(msgspec.Struct, frozen=True):
         return self.path / "agent.sock"
 
 
+class MachineFolder(msgspec.Struct, frozen=True):
+    """The folder of one machine, which stays."""
+
+    path: Path
+
+    @property
+    def definition(self) -> Path:
+        """The machine (`innkeeper.model.machine`) as JSON."""
+        return self.path / "machine.json"
+
+    @property
+    def record(self) -> Path:
+        """What is known of its life (`innkeeper.model.record`) as JSON."""
+        return self.path / "record.json"
+
+    @property
+    def console_log(self) -> Path:
+        """What the guest wrote on its console."""
+        return self.path / "console.log"
+
+    @property
+    def keeper_log(self) -> Path:
+        """What the keeper has to say, a JSON object a line."""
+        return self.path / "keeper.log"
+
+
 def plan_layout(env: Mapping[str, str], uid: int) -> Layout:
     """The folders for this environment and user. Pure."""
     home = Path(env.get("HOME") or "/")
     if uid == 0:
         runtime, cache = Path("/run/innkeeper"), Path("/var/cache/innkeeper")
+        state = Path("/var/lib/innkeeper")
     else:
-        state = Path(env.get("XDG_STATE_HOME") or home / ".local/state")
+        state = Path(env.get("XDG_STATE_HOME") or home / ".local/state") / "innkeeper"
         runtime_home = env.get("XDG_RUNTIME_DIR")
-        runtime = Path(runtime_home) / "innkeeper" if runtime_home else state / "innkeeper/run"
+        runtime = Path(runtime_home) / "innkeeper" if runtime_home else state / "run"
         cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "innkeeper"
     return Layout(
         runtime_dir=env.get("INN_RUNTIME_DIR") or str(runtime),
         cache_dir=env.get("INN_CACHE_DIR") or str(cache),
+        state_dir=env.get("INN_STATE_DIR") or str(state),
     )
 
 
@@ -93,6 +137,7 @@ def host_layout() -> Layout:
     for folder, variable in (
         (layout.runtime, "INN_RUNTIME_DIR"),
         (layout.cache, "INN_CACHE_DIR"),
+        (Path(layout.state_dir), "INN_STATE_DIR"),
     ):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -7,13 +7,15 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
 
 from innkeeper.errors import HostError, NameInUse
+from innkeeper.model.record import Record
 from innkeeper.registry.layout import GuestFolder, Layout
-from innkeeper.system.files import write_atomic
+from innkeeper.system.files import write_volatile
 from innkeeper.system.locks import FileLock, is_locked, lock_folder, try_lock
 
 # Letters and digits that cannot be mistaken for each other.
@@ -21,17 +23,6 @@ _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
 # Dynamic CIDs start at 32; 0 to 2 are special and the rest are for static ones.
 FIRST_DYNAMIC_CID = 32
-
-
-class GuestState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the runtime folder says about its guest."""
-
-    version: int = 1
-    name: str
-    state: str
-    keeper_pid: int
-    guest_cid: int
-    qemu_pid: int | None = None
 
 
 def ephemeral_name() -> str:
@@ -47,9 +38,9 @@ class Claim:
         self.guest_cid = guest_cid
         self._lock = lock
 
-    def write_state(self, state: GuestState) -> None:
+    def write_state(self, record: Record) -> None:
         """Replace the state file as a whole."""
-        write_atomic(self.folder.state, msgspec.json.encode(state))
+        write_volatile(self.folder.state, msgspec.json.encode(record))
 
     def release(self) -> None:
         """Remove the folder, then give the name up. Idempotent."""
@@ -74,10 +65,15 @@ def claim(layout: Layout, name: str) -> Claim:
             lock = try_lock(folder.lock)
             if lock is None:
                 raise _name_in_use(folder, name)
-            cid = _free_cid(layout, name)
-            made = Claim(folder, lock, cid)
+            made = Claim(folder, lock, _free_cid(layout, name))
             made.write_state(
-                GuestState(name=name, state="starting", keeper_pid=os.getpid(), guest_cid=cid)
+                Record(
+                    name=name,
+                    state="starting",
+                    changed_at=time.time(),
+                    keeper_pid=os.getpid(),
+                    guest_cid=made.guest_cid,
+                )
             )
             return made
     except OSError as exc:
@@ -96,11 +92,21 @@ def check_free(layout: Layout, name: str) -> None:
         raise _name_in_use(folder, name)
 
 
-def read_state(folder: GuestFolder) -> GuestState | None:
+def read_state(folder: GuestFolder) -> Record | None:
     """The state file of a guest; None where it is missing or unreadable."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode(folder.state.read_bytes(), type=GuestState)
+        return msgspec.json.decode(folder.state.read_bytes(), type=Record)
     return None
+
+
+def running_guests(layout: Layout) -> dict[str, Record]:
+    """The guests whose keepers live, by name; read from the disk alone."""
+    found = {}
+    for path in _guest_paths(layout):
+        folder = GuestFolder(path)
+        if is_locked(folder.lock) and (record := read_state(folder)) is not None:
+            found[path.name] = record
+    return found
 
 
 def remove_dead(layout: Layout, name: str) -> None:

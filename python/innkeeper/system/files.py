@@ -90,6 +90,27 @@ def write_new(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
             raise
 
 
+def write_volatile(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
+    """Write a file so that a reader sees the old one or the new one; a crash may lose both.
+
+    For runtime folders, which do not outlive the host's boot anyway.
+
+    :raise OutOfSpace: the disk is full; the old file is untouched.
+    :raise HostError: any other failure; likewise.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+    with naming_errors(path, doing="write"):
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            with open(fd, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
 def write_atomic(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
     """Write a file so that a reader sees the old one or the new one, also after a crash.
 
@@ -106,6 +127,20 @@ def write_atomic(path: Path, data: bytes | memoryview, mode: int = 0o600) -> Non
                 os.unlink(temporary)
             raise
         sync_folder(path.parent)
+
+
+def open_append(path: Path | str, mode: int = 0o600) -> int:
+    """A descriptor for writing at the end of a file, made where missing; the caller closes it.
+
+    :raise HostError: it cannot be opened.
+    """
+    with naming_errors(path, doing="write"):
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+
+
+def close_descriptor(fd: int) -> None:
+    """Close what :func:`open_append` gave."""
+    os.close(fd)
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:

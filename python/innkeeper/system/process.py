@@ -94,6 +94,18 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)
 
+    def leave(self) -> None:
+        """Let the child live on without us; it is not reaped, and not ours any more."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        # Else Popen's destructor warns of a child that still runs.
+        self._popen.returncode = 0
+
+    def terminate(self) -> None:
+        """Ask the child to end (SIGTERM)."""
+        self.signal(signal.SIGTERM)
+
     def end(self, grace_s: float = 0.0) -> int:
         """End the child: SIGTERM and `grace_s` if that is positive, then SIGKILL. Reaps it.
 

@@ -15,7 +15,7 @@ from innkeeper.model.machine import Machine
 from innkeeper.model.sizes import GIB
 from innkeeper.registry.layout import Layout
 
-LAYOUT = Layout(runtime_dir="/run/innkeeper", cache_dir="/var/cache/innkeeper")
+LAYOUT = Layout(runtime_dir="/run/innkeeper", cache_dir="/var/cache/innkeeper", state_dir="/s")
 
 
 def test_every_socket_of_a_guest_is_in_its_folder(
@@ -26,6 +26,7 @@ def test_every_socket_of_a_guest_is_in_its_folder(
         "vsock": "/run/innkeeper/box/vsock.sock",
         "announce": "/run/innkeeper/box/vsock.sock_7777",
         "agent": "/run/innkeeper/box/agent.sock",
+        "keeper": "/run/innkeeper/box/keeper.sock",
     }
 
 
@@ -48,7 +49,7 @@ def test_a_plan_survives_the_control_channel(
 def test_a_long_folder_is_refused_before_anything_starts(
     machine: Machine, image: Image, host: HostFacts
 ) -> None:
-    layout = Layout(runtime_dir="/" + "r" * 90, cache_dir="/c")
+    layout = Layout(runtime_dir="/" + "r" * 90, cache_dir="/c", state_dir="/s")
     with pytest.raises(PathTooLong, match="a Unix socket takes 107") as caught:
         plan_run(machine, image, host, layout, wait="agent")
     assert "INN_RUNTIME_DIR" in caught.value.fix

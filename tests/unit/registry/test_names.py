@@ -24,7 +24,9 @@ from innkeeper.registry.names import (
 def layout(tmp_path: Path) -> Layout:
     runtime = tmp_path / "run"
     runtime.mkdir(mode=0o700)
-    return Layout(runtime_dir=str(runtime), cache_dir=str(tmp_path))
+    return Layout(
+        runtime_dir=str(runtime), cache_dir=str(tmp_path), state_dir=str(tmp_path / "state")
+    )
 
 
 def test_a_name_is_a_lock(layout: Layout) -> None:

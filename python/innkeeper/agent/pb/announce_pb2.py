@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!innkeeper/agent/pb/announce.proto\x12\x12innkeeper.announce\"q\n\x0c\x41gentMessage\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.innkeeper.announce.HelloH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.innkeeper.announce.FailureH\x00\x42\x05\n\x03msg\"~\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07is_init\x18\x03 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x12\n\nstarted_ns\x18\x05 \x01(\x04\x12\x10\n\x08ready_ns\x18\x06 \x01(\x04\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"D\n\x0bHostMessage\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.innkeeper.announce.WelcomeH\x00\x42\x05\n\x03msg\" \n\x07Welcome\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!innkeeper/agent/pb/announce.proto\x12\x12innkeeper.announce\"q\n\x0c\x41gentMessage\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.innkeeper.announce.HelloH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.innkeeper.announce.FailureH\x00\x42\x05\n\x03msg\"~\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07is_init\x18\x03 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x12\n\nstarted_ns\x18\x05 \x01(\x04\x12\x10\n\x08ready_ns\x18\x06 \x01(\x04\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"v\n\x0bHostMessage\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.innkeeper.announce.WelcomeH\x00\x12\x30\n\x08shutdown\x18\x02 \x01(\x0b\x32\x1c.innkeeper.announce.ShutdownH\x00\x42\x05\n\x03msg\"\n\n\x08Shutdown\" \n\x07Welcome\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE']._serialized_start=300
   _globals['_FAILURE']._serialized_end=339
   _globals['_HOSTMESSAGE']._serialized_start=341
-  _globals['_HOSTMESSAGE']._serialized_end=409
-  _globals['_WELCOME']._serialized_start=411
-  _globals['_WELCOME']._serialized_end=443
+  _globals['_HOSTMESSAGE']._serialized_end=459
+  _globals['_SHUTDOWN']._serialized_start=461
+  _globals['_SHUTDOWN']._serialized_end=471
+  _globals['_WELCOME']._serialized_start=473
+  _globals['_WELCOME']._serialized_end=505
 # @@protoc_insertion_point(module_scope)

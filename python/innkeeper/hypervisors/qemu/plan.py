@@ -20,6 +20,10 @@ from innkeeper.model.sizes import MIB
 # Inherited descriptors, in the order in which they are created.
 DESCRIPTORS = ("qmp", "console", "vsock")
 
+# TCG runs the string instructions that ERMS and FSRM recommend byte by byte:
+# without the two flags the guest's kernel copies 2 to 6 times faster.
+_CPUS: dict[Accelerator, str] = {"kvm": "host", "tcg": "max,erms=off,fsrm=off"}
+
 # Modules of the guest that its devices need, in load order.
 _TRANSPORT_MODULES = {"virtio-mmio": "virtio_mmio", "virtio-pci": "virtio_pci"}
 
@@ -65,7 +69,7 @@ def plan_qemu(machine: Machine, image: Image, facts: HostFacts) -> QemuPlan:
         *_name_options(machine),
         *_machine_options(machine, machine_type, accel),
         *_channel_options(),
-        *(("-netdev", "user,id=net0") if machine.network == "user" else ()),
+        *_network_options(machine),
         *(part for device in devices for part in ("-device", device.option)),
         "-kernel",
         image.kernel,
@@ -126,11 +130,13 @@ def _machine_options(machine: Machine, machine_type: str, accel: Accelerator) ->
         "-accel",
         accel,
         "-cpu",
-        "host" if accel == "kvm" else "max",
+        _CPUS[accel],
         "-smp",
         str(machine.cpus),
         "-m",
         f"{size_mib}M",
+        # The modern interface (virtio 1.x); QEMU's default on this bus is the legacy one.
+        *(("-global", "virtio-mmio.force-legacy=false") if machine_type == "microvm" else ()),
         # vhost-user maps guest memory through the memfd; share=on makes it one memory.
         "-object",
         f"memory-backend-memfd,id=mem,size={size_mib}M,share=on",
@@ -150,6 +156,16 @@ def _channel_options() -> tuple[str, ...]:
         "-chardev",
         "socket,id=vsock,fd=<fd:vsock>",
     )
+
+
+def _network_options(machine: Machine) -> tuple[str, ...]:
+    if machine.network == "none":
+        return ()
+    forwards = [
+        f"hostfwd={port.protocol}:{port.address}:{port.host_port}-:{port.guest_port}"
+        for port in machine.ports
+    ]
+    return ("-netdev", ",".join(["user,id=net0", *forwards]))
 
 
 def _plan_devices(machine: Machine, transport: str) -> tuple[Device, ...]:

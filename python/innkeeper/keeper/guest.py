@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One started QEMU with everything that belongs to it, and the stages of its start.
+
+Everything acquired is pushed on an exit stack and released in reverse order,
+whatever happened; an error in one step does not keep the next from running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+import msgspec
+
+from innkeeper.agent.announce import AnnounceServer
+from innkeeper.errors import BootFailed, InnError
+from innkeeper.hypervisors.qemu.drive import Qemu, start_qemu
+from innkeeper.keeper.console import Console, open_copy
+from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
+from innkeeper.keeper.network import configure_user_network
+from innkeeper.keeper.plan import RunPlan
+from innkeeper.registry.names import Claim
+from innkeeper.switchboard.device import Switchboard
+from innkeeper.system.sockets import listen_unix
+
+_T = TypeVar("_T")
+
+# An agent that was restarted dials again within this time. A session that lost
+# its connection waits 2 s for the reason, so all graces together are shorter.
+_AGENT_GRACE_S = 1.0
+# A kernel that panicked reboots at once (panic=-1), which ends QEMU; one that
+# was told to stay is ended after this.
+PANIC_GRACE_S = 0.5
+
+
+class StopRequest(msgspec.Struct, frozen=True):
+    """How a guest is to be ended.
+
+    :ivar orderly: False kills at once: for a guest that has nothing to lose.
+    :ivar timeout_s: time for the agent's rung; the others have a tenth each.
+    """
+
+    orderly: bool = True
+    timeout_s: float = 10.0
+
+
+class StopAskedError(Exception):
+    """A stop was asked for while the guest started."""
+
+
+class _SilentError(Exception):
+    """QEMU ended with code 1 and without a word, as it does in about 1 of 40 starts."""
+
+
+class StartReport(msgspec.Struct, frozen=True):
+    """How a start went.
+
+    :ivar guest: measurements of the guest's own side, in seconds.
+    :ivar warnings: what the agent could not do so far.
+    """
+
+    guest: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+class Guest:
+    """What belongs to one started QEMU. Made by :func:`start_guest`."""
+
+    def __init__(self, qemu: Qemu, console: Console, announce: AnnounceServer) -> None:
+        self.qemu = qemu
+        self.console = console
+        self.announce = announce
+        self.exited = qemu.watch()
+        self.paused = False
+        # Tasks that nobody waits for; held, so that they are not collected.
+        self.background: set[asyncio.Future[None]] = set()
+
+    async def pause(self) -> None:
+        """Stop the guest's CPUs.
+
+        :raise QMPError: QEMU refused.
+        """
+        await self.qemu.execute("stop")
+        self.paused = True
+
+    async def resume(self) -> None:
+        """Let the guest's CPUs go on, and tell its agent the time.
+
+        :raise QMPError: QEMU refused.
+        """
+        await self.qemu.execute("cont")
+        self.paused = False
+        self.announce.say_clock()
+
+    def complaints(self) -> tuple[str, ...]:
+        """What the agent could not do, as lines."""
+        return tuple(f"{item.what}: {item.detail}" for item in self.announce.failures)
+
+    async def observe(self, stage: str) -> Observation:
+        """What can be said of the guest now; waits a moment for QEMU's last words."""
+        if self.console.panic.done() and not self.exited.done():
+            await asyncio.wait({self.exited}, timeout=PANIC_GRACE_S)
+        ended = self.exited.done()
+        return Observation(
+            stage=stage,
+            code=self.exited.result() if ended else None,
+            shutdown=self.qemu.shutdown_reason,
+            panic=self.console.panic.result() if self.console.panic.done() else None,
+            stderr=self.qemu.stderr_lines(),
+            console=self.console.evidence() + self.complaints(),
+        )
+
+
+class Start:
+    """One start of a guest: the plan, the claimed name, who is told, who may stop it.
+
+    :param on_stage: called with each stage that is over and its seconds.
+    :param on_qemu: called with QEMU's pid.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        held: Claim,
+        *,
+        stop: asyncio.Future[StopRequest],
+        on_stage: Callable[[str, float], None],
+        on_qemu: Callable[[int], None],
+    ) -> None:
+        self._plan = plan
+        self._held = held
+        self._stop = stop
+        self._on_stage = on_stage
+        self._on_qemu = on_qemu
+        self._since = time.monotonic()
+
+    async def run(self, outer: AsyncExitStack) -> tuple[Guest, StartReport]:
+        """All stages; on success the guest's resources are on `outer`.
+
+        :raise StopAskedError: a stop was asked for first.
+        :raise InnError: a stage failed or took too long.
+        """
+        try:
+            return await self._try(outer)
+        except _SilentError:
+            self._on_stage("retry: QEMU ended without a word", 0.0)
+        try:
+            return await self._try(outer)
+        except _SilentError as exc:
+            raise explain_end(Observation(stage="qemu", code=1)) from exc
+
+    async def _try(self, outer: AsyncExitStack) -> tuple[Guest, StartReport]:
+        plan = self._plan
+        self._since = time.monotonic()
+        async with AsyncExitStack() as stack:
+            qemu = start_qemu(plan.qemu)
+            stack.push_async_callback(qemu.end)
+            self._on_qemu(qemu.child.pid)
+            guest = self._open_channels(qemu, stack)
+            await self._stage(guest, "qemu", qemu.connect())
+            measured: dict[str, float] = {}
+            if plan.wait != "none":
+                hello = await self._stage(guest, "boot", guest.announce.hello())
+                measured = {
+                    "kernel": hello.started_ns / 1e9,
+                    "agent": (hello.ready_ns - hello.started_ns) / 1e9,
+                }
+                if plan.machine.network == "user":
+                    configuring = configure_user_network(self._held.folder.agent)
+                    await self._stage(guest, "network", configuring)
+            outer.push_async_exit(stack.pop_all())
+        return guest, StartReport(measured, guest.complaints())
+
+    def _open_channels(self, qemu: Qemu, stack: AsyncExitStack) -> Guest:
+        """The ends of a started QEMU's channels, each closed by `stack`."""
+        assert qemu.vsock is not None
+        vhost, qemu.vsock = qemu.vsock, None
+        folder = self._held.folder
+        board = Switchboard(
+            guest_cid=self._held.guest_cid,
+            vhost=vhost,
+            vsock_path=folder.vsock,
+            agent_path=folder.agent,
+        )
+        stack.callback(board.close)
+        announce = AnnounceServer(listen_unix(folder.announce), grace_s=_AGENT_GRACE_S)
+        announce.start()
+        stack.push_async_callback(announce.close)
+        stack.callback(folder.announce.unlink, missing_ok=True)
+        console = Console(qemu.console, open_copy(self._plan.console_file))
+        console.start()
+        stack.callback(console.close)
+        return Guest(qemu, console, announce)
+
+    async def _stage(self, guest: Guest, name: str, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of `work`, unless the guest ends, a stop is asked or the limit passes."""
+        task = asyncio.ensure_future(work)
+        left_s, limit_s = self._plan.limit_s(name, time.monotonic())
+        try:
+            waited: set[asyncio.Future[Any]] = {
+                *(task, self._stop, guest.exited, guest.console.panic)
+            }
+            await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and task.exception() is None:
+                self._lap(name)
+                return task.result()
+            if self._stop.done():
+                raise StopAskedError
+            if task.done():
+                # A channel that broke is most often the first sign of a QEMU that ended.
+                await asyncio.wait({guest.exited}, timeout=PANIC_GRACE_S)
+            seen = await guest.observe(name)
+            if seen.code == 1 and not seen.stderr and guest.console.silent:
+                raise _SilentError
+            if seen.code is not None or seen.panic is not None:
+                raise explain_end(seen)
+            if task.done():
+                raise _explain_broken(seen, task.exception())
+            raise explain_timeout(seen, limit_s)
+        finally:
+            task.cancel()
+
+    def _lap(self, name: str) -> None:
+        now = time.monotonic()
+        self._on_stage(name, round(now - self._since, 4))
+        self._since = now
+
+
+def _explain_broken(seen: Observation, cause: BaseException | None) -> InnError:
+    if isinstance(cause, InnError):
+        return cause
+    return BootFailed(
+        f"stage {seen.stage} failed: {cause}", stage=seen.stage, evidence=seen.stderr + seen.console
+    )

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be done with a machine by its name: start, stop, pause, remove.
+
+These are the library's verbs; the command line and the Python API render them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from innkeeper.errors import GuestError, NameInUse, TimedOut
+from innkeeper.keeper.client import ask_keeper, watch_states
+from innkeeper.keeper.messages import Event, Pause, Resume, Stop
+from innkeeper.keeper.prepare import RunRequest, prepare_run
+from innkeeper.keeper.starter import started, wait_ready
+from innkeeper.model.machine import Wait
+from innkeeper.model.record import LIVE_STATES, Record, State
+from innkeeper.registry.layout import Layout
+from innkeeper.registry.machines import (
+    delete_machine,
+    guest_lives,
+    load_machine,
+    read_record,
+)
+from innkeeper.registry.names import remove_dead
+
+# Beyond the time that the ladder itself takes.
+_STOP_SLACK_S = 15.0
+_ANSWER_LIMIT_S = 10.0
+_BETWEEN_S = 0.02
+
+
+def start_machine(
+    layout: Layout,
+    name: str,
+    *,
+    wait: Wait | None = None,
+    report: Callable[[str], None],
+    on_event: Callable[[Event], None],
+) -> bool:
+    """Start a machine's guest and leave it to its keeper; False when it ran already.
+
+    :param report: called with a line for each long step.
+    :param on_event: called with every message of the start.
+    :raise UnknownName: there is no such machine.
+    :raise InnError: the start failed.
+    """
+    machine = load_machine(layout, name)
+    if guest_lives(layout, name):
+        return False
+    request = RunRequest(
+        machine=machine,
+        wait=wait or ("network" if machine.network == "user" else "agent"),
+        console_file=str(layout.machine(name).console_log),
+    )
+    try:
+        plan = prepare_run(request, layout, report=report, record=read_record(layout, name))
+        with started(plan) as keeper:
+            for event in wait_ready(keeper):
+                on_event(event)
+            keeper.detach()
+    except NameInUse:
+        # Somebody else's start won; that is what was asked for.
+        return False
+    return True
+
+
+def stop_machine(layout: Layout, name: str, *, timeout_s: float) -> bool:
+    """Stop a guest; False when it did not run.
+
+    :param timeout_s: the agent's time; 0 kills at once.
+    :raise UnknownName: there is neither a machine nor a guest with this name.
+    :raise TimedOut: the keeper did not end; it is told how to force it.
+    """
+    read_record(layout, name)
+    if not guest_lives(layout, name):
+        remove_dead(layout, name)
+        return False
+    try:
+        ask_keeper(layout, name, Stop(timeout_s), timeout_s=timeout_s * 1.3 + _STOP_SLACK_S)
+    except GuestError:
+        # It ended in the meantime, which is what was asked for.
+        if guest_lives(layout, name):
+            raise
+    return True
+
+
+def pause_machine(layout: Layout, name: str) -> None:
+    """Stop a guest's CPUs; one that is paused stays so.
+
+    :raise InnError: it does not run.
+    """
+    require_running(layout, name)
+    ask_keeper(layout, name, Pause(), timeout_s=_ANSWER_LIMIT_S)
+
+
+def resume_machine(layout: Layout, name: str) -> None:
+    """Let a paused guest go on; one that runs is left alone.
+
+    :raise InnError: it does not run.
+    """
+    require_running(layout, name)
+    ask_keeper(layout, name, Resume(), timeout_s=_ANSWER_LIMIT_S)
+
+
+def remove_machine(layout: Layout, name: str, *, force: bool) -> bool:
+    """Remove a machine; False when there was none.
+
+    :param force: stop it first where it runs.
+    :raise NameInUse: it runs.
+    """
+    if guest_lives(layout, name):
+        if not force:
+            raise NameInUse(
+                f"the machine {name!r} is running",
+                stage="rm",
+                fix=f"`inn stop {name}` first, or `inn rm -f {name}`",
+            )
+        ask_keeper(layout, name, Stop(0.0), timeout_s=_STOP_SLACK_S)
+    remove_dead(layout, name)
+    return delete_machine(layout, name)
+
+
+def wait_for_state(
+    layout: Layout, name: str, states: tuple[State, ...], *, timeout_s: float | None
+) -> Record:
+    """Wait until a machine is in one of these states; returns its record then.
+
+    :raise TimedOut: it did not get there in time.
+    :raise GuestError: it ended in another state, from which it does not come back.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    record = read_record(layout, name)
+    while record.state not in states:
+        if record.state not in LIVE_STATES and not guest_lives(layout, name):
+            raise GuestError(
+                f"the machine {name!r} is {record.state}"
+                + (f": {record.reason}" * bool(record.reason)),
+                stage="wait",
+                fix=f"`inn start {name}`",
+            )
+        try:
+            for change in watch_states(layout, name, deadline=deadline):
+                if change.state in states:
+                    break
+        except TimedOut as exc:
+            wanted = " or ".join(states)
+            raise TimedOut(
+                f"the machine {name!r} was not {wanted} within {timeout_s:g} s", stage="wait"
+            ) from exc
+        except GuestError:
+            # Its keeper comes or goes just now, which has no event to wait for.
+            time.sleep(_BETWEEN_S)
+        record = read_record(layout, name)
+    return record
+
+
+def require_running(layout: Layout, name: str) -> None:
+    """Nothing, if the guest runs.
+
+    :raise UnknownName: there is neither a machine nor a guest with this name.
+    :raise GuestError: it does not run.
+    """
+    record = read_record(layout, name)
+    if record.state not in LIVE_STATES:
+        raise GuestError(
+            f"the machine {name!r} is {record.state}, not running",
+            stage="keeper",
+            fix=f"`inn start {name}`",
+        )

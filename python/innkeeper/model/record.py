@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is recorded of a machine's life: the file that `inn ls` and `inn inspect` read."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+State = Literal["created", "starting", "running", "paused", "stopping", "stopped", "failed"]
+
+# States in which a keeper lives; without one they are no longer true.
+LIVE_STATES: tuple[State, ...] = ("starting", "running", "paused", "stopping")
+
+Rung = Literal["agent", "power-button", "terminate", "kill"]
+"""What ended the guest: its agent, the power button, SIGTERM or SIGKILL to QEMU."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """The last known of a machine's life.
+
+    :ivar changed_at: when the state was entered, seconds since the epoch.
+    :ivar reason: why it is in this state, for people.
+    :ivar error: `InnError.as_dict()` of the last failure.
+    :ivar stages: the stages of the last start with their seconds, in order.
+    :ivar guest: measurements of the guest's own side of it, in seconds.
+    :ivar rung: what ended the guest the last time.
+    :ivar starts: how often it was started; `restarts`, how often by its policy.
+    """
+
+    version: int = 1
+    name: str
+    state: State
+    changed_at: float
+    reason: str = ""
+    error: dict[str, Any] | None = None
+    stages: dict[str, float] = {}
+    guest: dict[str, float] = {}
+    rung: Rung | None = None
+    keeper_pid: int | None = None
+    qemu_pid: int | None = None
+    guest_cid: int | None = None
+    starts: int = 0
+    restarts: int = 0
+
+
+def true_record(record: Record, *, keeper_lives: bool) -> Record:
+    """The record as it must be read: a live state without a keeper is a failure."""
+    if keeper_lives or record.state not in LIVE_STATES:
+        return record
+    return msgspec.structs.replace(
+        record, state="failed", reason="its keeper died", keeper_pid=None, qemu_pid=None
+    )

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that stay: their definitions and records on disk, read without asking anybody.
+
+A machine is a folder with `machine.json`; it comes to be by a rename, so there
+is never half of one. A file that cannot be read is named and left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import msgspec
+
+from innkeeper.errors import HostError, InnError, UnknownName, UsageError
+from innkeeper.model.machine import Machine, check_name
+from innkeeper.model.record import Record, true_record
+from innkeeper.registry.layout import GuestFolder, Layout, MachineFolder
+from innkeeper.registry.names import running_guests
+from innkeeper.system.files import (
+    make_folder,
+    move_folder,
+    remove_folder,
+    temporary_folder,
+    write_atomic,
+    write_new,
+)
+from innkeeper.system.locks import is_locked
+
+
+def create_machine(layout: Layout, machine: Machine) -> None:
+    """Put a machine on disk, in state "created".
+
+    :raise UsageError: there is one with this name.
+    :raise HostError: the state folder cannot be written.
+    """
+    folder = layout.machine(machine.name)
+    record = Record(name=machine.name, state="created", changed_at=time.time())
+    make_folder(layout.machines)
+    with temporary_folder(layout.machines) as made:
+        half = MachineFolder(made)
+        write_new(half.definition, msgspec.json.encode(machine))
+        write_new(half.record, msgspec.json.encode(record))
+        if not move_folder(made, folder.path):
+            raise UsageError(
+                f"there is a machine named {machine.name!r}",
+                stage="create",
+                fix=f"choose another name, or `inn rm {machine.name}`",
+            )
+
+
+def load_machine(layout: Layout, name: str) -> Machine:
+    """The definition of a machine.
+
+    :raise UnknownName: there is none with this name.
+    :raise InnError: its file is damaged; it is named and left as it is.
+    """
+    check_name(name)
+    folder = layout.machine(name)
+    try:
+        return msgspec.json.decode(folder.definition.read_bytes(), type=Machine)
+    except FileNotFoundError as exc:
+        raise UnknownName("machine", name, machine_names(layout), stage="machine") from exc
+    except OSError as exc:
+        raise HostError(
+            f"cannot read {folder.definition}: {exc.strerror}", stage="machine"
+        ) from exc
+    except (msgspec.MsgspecError, InnError) as exc:
+        raise InnError(
+            f"the file {folder.definition} is damaged",
+            stage="machine",
+            evidence=(str(exc),),
+            fix=f"mend it, or remove the machine with `inn rm -f {name}`",
+        ) from exc
+
+
+def machine_names(layout: Layout) -> tuple[str, ...]:
+    """The names of all machines, sorted."""
+    with contextlib.suppress(OSError):
+        return tuple(
+            sorted(
+                path.name
+                for path in layout.machines.iterdir()
+                if path.is_dir() and not path.name.startswith(".")
+            )
+        )
+    return ()
+
+
+def read_record(layout: Layout, name: str) -> Record:
+    """What is known of a machine's or guest's life, made true by its lock.
+
+    :raise UnknownName: there is neither a machine nor a guest with this name.
+    :raise InnError: its file is damaged.
+    """
+    folder = layout.machine(name)
+    guest = layout.guest(name)
+    lives = is_locked(guest.lock)
+    source = folder.record if folder.path.is_dir() else guest.state
+    try:
+        record = msgspec.json.decode(source.read_bytes(), type=Record)
+    except FileNotFoundError as exc:
+        raise UnknownName("machine", name, known_names(layout), stage="machine") from exc
+    except OSError as exc:
+        raise HostError(f"cannot read {source}: {exc.strerror}", stage="machine") from exc
+    except msgspec.MsgspecError as exc:
+        raise InnError(
+            f"the file {source} is damaged",
+            stage="machine",
+            evidence=(str(exc),),
+            fix="mend or remove it; the next start writes it anew",
+        ) from exc
+    return true_record(record, keeper_lives=lives)
+
+
+def write_record(layout: Layout, record: Record) -> None:
+    """Replace a machine's record as a whole; a guest without a machine has none."""
+    folder = layout.machine(record.name)
+    if folder.path.is_dir():
+        write_atomic(folder.record, msgspec.json.encode(record))
+
+
+def known_names(layout: Layout) -> tuple[str, ...]:
+    """All machines and all running guests, sorted."""
+    return tuple(sorted({*machine_names(layout), *running_guests(layout)}))
+
+
+def delete_machine(layout: Layout, name: str) -> bool:
+    """Remove a machine's folder; False when there was none.
+
+    :raise HostError: it cannot be removed.
+    """
+    check_name(name)
+    folder = layout.machine(name)
+    if not folder.path.is_dir():
+        return False
+    remove_folder(folder.path)
+    if folder.path.exists():
+        raise HostError(f"cannot remove {folder.path}", stage="rm", fix="look at its permissions")
+    return True
+
+
+def guest_lives(layout: Layout, name: str) -> bool:
+    """True while a keeper holds the name."""
+    return is_locked(GuestFolder(layout.runtime / name).lock)

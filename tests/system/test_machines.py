@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that stay: their life, what is recorded of it, and what happens when it ends badly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from guests import Inn, alive
+
+PROMPT_S = 20
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def machine(inn: Inn) -> Iterator[str]:
+    """A machine that exists and does not run; removed at the end, whatever happened to it."""
+    assert inn("create", "box").code == 0
+    yield "box"
+    assert inn("rm", "-f", "box").code == 0
+
+
+def record(inn: Inn, name: str) -> dict[str, object]:
+    value = json.loads(inn("inspect", name, "--format", "json").stdout)["record"]
+    assert isinstance(value, dict)
+    return value
+
+
+def test_the_whole_life_of_a_machine(inn: Inn, machine: str) -> None:
+    assert record(inn, machine)["state"] == "created"
+    begun = inn("start", machine, "--timings")
+    assert begun.code == 0, begun.error
+    assert "boot" in begun.error
+
+    again = inn("start", machine)
+    assert again.code == 0
+    assert "box is running already" in again.error
+
+    done = inn("exec", "--env", "K=v", machine, "--", "sh", "-c", "echo $K; exit 9")
+    assert (done.code, done.stdout) == (9, b"v\n")
+    done = inn("exec", machine, "sh", "-c", "touch /tmp/kept; cat", stdin=b"in")
+    assert (done.code, done.stdout) == (0, b"in")
+    assert inn("exec", machine, "test", "-e", "/tmp/kept").code == 0
+
+    assert inn("wait", machine, "--for", "agent").stdout == b"running\n"
+    assert inn("stop", machine).code == 0
+    ended = record(inn, machine)
+    assert (ended["state"], ended["rung"], ended["starts"]) == ("stopped", "agent", 1)
+    assert {"qemu", "boot"} <= set(ended["stages"])  # type: ignore[call-overload]
+    assert inn("exec", machine, "true").code == 125
+    assert "box is not running" in inn("stop", machine).error
+
+
+def test_a_pause_freezes_the_guest_and_a_resume_sets_its_clock(inn: Inn, machine: str) -> None:
+    assert inn("start", machine).code == 0
+    assert inn("pause", machine).code == 0
+    assert record(inn, machine)["state"] == "paused"
+    time.sleep(3)  # the pause itself, which the guest must not have noticed
+    assert inn("resume", machine).code == 0
+    done = inn("exec", machine, "date", "+%s")
+    assert abs(int(done.stdout) - time.time()) < 2
+    assert record(inn, machine)["state"] == "running"
+    # A paused guest cannot be asked: it is killed, and soon.
+    assert inn("pause", machine).code == 0
+    assert inn("stop", machine).code == 0
+    assert record(inn, machine)["rung"] == "kill"
+
+
+def test_a_stuck_guest_climbs_the_ladder(inn: Inn, machine: str) -> None:
+    assert inn("start", machine).code == 0
+    pid = int(str(record(inn, machine)["qemu_pid"]))
+    os.kill(pid, signal.SIGSTOP)
+    done = inn("stop", "--timeout", "1s", machine)
+    assert done.code == 0, done.error
+    assert record(inn, machine)["rung"] == "kill"
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("victim", ["qemu_pid", "keeper_pid"])
+def test_a_killed_process_is_recorded_and_the_next_start_works(
+    inn: Inn, machine: str, runtime_dir: Path, victim: str, eventually: Eventually
+) -> None:
+    assert inn("start", machine).code == 0
+    before = record(inn, machine)
+    os.kill(int(str(before[victim])), signal.SIGKILL)
+    eventually(lambda: record(inn, machine)["state"] == "failed")
+    eventually(lambda: not alive(before["qemu_pid"]))
+    reason = str(record(inn, machine)["reason"])
+    assert ("signal 9" in reason) if victim == "qemu_pid" else (reason == "its keeper died")
+    assert inn("start", machine).code == 0
+    assert record(inn, machine)["state"] == "running"
+    assert (runtime_dir / machine).is_dir()
+
+
+def test_a_panic_is_recorded_with_its_evidence(
+    inn: Inn, machine: str, eventually: Eventually
+) -> None:
+    assert inn("start", machine).code == 0
+    done = inn("exec", machine, "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 60")
+    assert done.code == 125
+    assert "sysrq triggered crash" in done.error
+    eventually(lambda: record(inn, machine)["state"] == "failed")
+    error = record(inn, machine)["error"]
+    assert isinstance(error, dict)
+    assert any("Kernel panic" in line for line in error["evidence"])
+    text = inn("inspect", machine).stdout.decode()
+    assert "last error the guest's kernel panicked" in text
+
+
+def test_the_restart_policy_brings_a_guest_back(inn: Inn, eventually: Eventually) -> None:
+    assert inn("create", "phoenix", "--restart", "on-failure").code == 0
+    try:
+        assert inn("start", "phoenix").code == 0
+        os.kill(int(str(record(inn, "phoenix")["qemu_pid"])), signal.SIGKILL)
+        eventually(lambda: record(inn, "phoenix")["restarts"] == 1)
+        assert inn("wait", "phoenix", "--for", "agent", "--timeout", "60s").code == 0
+        assert inn("exec", "phoenix", "true").code == 0
+        assert inn("stop", "phoenix").code == 0
+        assert record(inn, "phoenix")["state"] == "stopped"
+    finally:
+        assert inn("rm", "-f", "phoenix").code == 0
+
+
+def test_a_start_that_fails_says_why_and_is_recorded(inn: Inn) -> None:
+    assert inn("create", "doomed", "--append", "rdinit=/nowhere").code == 0
+    try:
+        done = inn("start", "doomed")
+        assert done.code == 125
+        assert "panicked" in done.error
+        assert record(inn, "doomed")["state"] == "failed"
+    finally:
+        assert inn("rm", "-f", "doomed").code == 0
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_a_published_port_leads_into_the_guest(inn: Inn) -> None:
+    port = free_port()
+    created = inn("create", "web", "--network", "user", "--publish", f"{port}:80")
+    assert created.code == 0, created.error
+    try:
+        assert inn("start", "web").code == 0
+        serve = "mkdir /www; echo hello > /www/index.html; httpd -h /www -p 80"
+        assert inn("exec", "web", "sh", "-c", serve).code == 0
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: sock.recv(4096), b""))
+        assert b"hello" in answer
+    finally:
+        assert inn("rm", "-f", "web").code == 0
+
+
+def test_a_published_port_that_is_taken_is_named(inn: Inn) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = inn("run", "--network", "user", "--publish", f"{port}:80", "--", "true")
+    assert done.code == 125
+    assert str(port) in done.error
+
+
+def test_machine_files(inn: Inn, tmp_path: Path) -> None:
+    file = tmp_path / "web.toml"
+    file.write_text('name = "fromfile"\ncpus = 2\nmemory = "1G"\nrestart = "on-failure"\n')
+    try:
+        assert inn("create", "--file", str(file), "--cpus", "3").code == 0
+        machine = json.loads(inn("inspect", "fromfile", "--format", "json").stdout)["machine"]
+        assert (machine["cpus"], machine["memory_bytes"]) == (3, 1 << 30)
+        assert machine["restart"] == "on-failure"
+        assert inn("create", "fromfile").code == 2
+    finally:
+        assert inn("rm", "-f", "fromfile").code == 0
+    file.write_text('name = "x"\ncpu = 2\n')
+    done = inn("create", "--file", str(file))
+    assert done.code == 2
+    assert "did you mean 'cpus'?" in done.error
+
+
+def test_names_that_are_not_there_and_files_that_are_damaged(
+    inn: Inn, machine: str, state_dir: Path
+) -> None:
+    done = inn("start", "bex")
+    assert done.code == 2
+    assert "did you mean 'box'?" in done.error
+    file = state_dir / "machines" / machine / "record.json"
+    good = file.read_bytes()
+    file.write_bytes(b'{"name": ')
+    try:
+        done = inn("inspect", machine)
+        assert done.code == 125
+        assert f"the file {file} is damaged" in done.error
+        assert b"damaged" in inn("ls").stdout
+        assert file.read_bytes() == b'{"name": ', "a damaged file is not reset"
+    finally:
+        file.write_bytes(good)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_cycles_leave_nothing(inn: Inn, machine: str, runtime_dir: Path) -> None:
+    for _ in range(20):
+        assert inn("start", machine).code == 0
+        assert inn("stop", machine).code == 0
+        assert list(runtime_dir.iterdir()) == []
+    assert record(inn, machine)["starts"] == 20

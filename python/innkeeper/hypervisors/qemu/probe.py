@@ -28,9 +28,8 @@ _KVM = "/dev/kvm"
 _REACHED = b"Kernel panic - not syncing: VFS"
 
 
-class _Remembered(msgspec.Struct, frozen=True):
-    identity: str
-    verdict: AcceleratorVerdict
+# Verdicts kept: one for each host boot, QEMU and kernel of late.
+_REMEMBERED_LIMIT = 16
 
 
 def choose_accelerator(
@@ -61,16 +60,17 @@ def choose_accelerator(
         return AcceleratorVerdict(accel="kvm", reason="asked for")
     if refusal is not None:
         return AcceleratorVerdict(accel="tcg", reason=f"{_KVM}: {refusal}")
-    identity = f"{boot_identity()} | {qemu.path} {qemu.version_text} | {Path(kernel).name}"
+    identity = f"{boot_identity()} | {qemu.path} {qemu.version_text} | {kernel}"
     remembered = cache_dir / "accelerator.json"
-    known = _recall(remembered, identity)
-    if known is not None:
-        return known
+    known = _recall(remembered)
+    if identity in known:
+        return known[identity]
     if not may_boot:
         return AcceleratorVerdict(accel="tcg", reason="KVM has not been tried yet on this host")
     report(f"trying KVM with a short boot (once per host, at most {PROBE_LIMIT_S:.0f} s)")
     verdict = probe_kvm(qemu, kernel)
-    write_atomic(remembered, msgspec.json.encode(_Remembered(identity, verdict)))
+    latest = list({**known, identity: verdict}.items())[-_REMEMBERED_LIMIT:]
+    write_atomic(remembered, msgspec.json.encode(dict(latest)))
     report(f"accelerator: {verdict.accel} ({verdict.reason})")
     return verdict
 
@@ -113,9 +113,7 @@ def plan_probe(qemu: QemuFacts, kernel: str) -> list[str]:
     ]
 
 
-def _recall(remembered: Path, identity: str) -> AcceleratorVerdict | None:
+def _recall(remembered: Path) -> dict[str, AcceleratorVerdict]:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        known = msgspec.json.decode(remembered.read_bytes(), type=_Remembered)
-        if known.identity == identity:
-            return known.verdict
-    return None
+        return msgspec.json.decode(remembered.read_bytes(), type=dict[str, AcceleratorVerdict])
+    return {}

@@ -113,7 +113,10 @@ def main() -> None:
     options = arguments()
     if options.quick:
         options.runs = min(options.runs, 3)
-    results = measure(options)
+    try:
+        results = measure(options)
+    except Failed as reason:
+        raise SystemExit(f"bench: {reason}") from reason
     text = json.dumps(results, indent=1) + "\n"
     if options.json == "-":
         sys.stdout.write(text)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,10 +82,12 @@ def run_quietly(argv: Sequence[str], *, limit_s: float = BOOT_LIMIT_S) -> bytes:
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False
         )
     except subprocess.TimeoutExpired as exc:
-        raise Failed(f"{Path(argv[0]).name} did not end within {limit_s:g} s") from exc
+        raise Failed(f"{shlex.join(argv)[:80]} did not end within {limit_s:g} s") from exc
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise Failed(f"{Path(argv[0]).name} ended with code {done.returncode}: {said or 'silent'}")
+        raise Failed(
+            f"{shlex.join(argv)[:80]} ended with code {done.returncode}: {said or 'silent'}"
+        )
     return done.stdout
 
 

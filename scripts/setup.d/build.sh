@@ -88,5 +88,8 @@ build_guest_agent() {
 # Compiled Python, also where PYTHONDONTWRITEBYTECODE is set: without it every
 # start of `inn` compiles all over again.
 bytecode() {
-    .venv/bin/python -m compileall -q python/innkeeper 9>&-
+    # pip leaves this out where PYTHONDONTWRITEBYTECODE is set, and a start of inn
+    # would compile these anew each time.
+    .venv/bin/python -m compileall -q python/innkeeper \
+        .venv/lib/python3.*/site-packages/{click,msgspec,qemu,google,grpc} 9>&-
 }

@@ -12,6 +12,7 @@ import click
 
 from innkeeper.cli.output import render_error
 from innkeeper.errors import EXIT_USAGE, InnError
+from innkeeper.keeper.launch import drop_early
 from innkeeper.system.interrupt import Interrupted
 
 # Verb to the attribute that implements it, and its line in `inn --help`.
@@ -105,6 +106,13 @@ def inn(version: bool) -> None:
 
 def run_cli(arguments: list[str]) -> int:
     """Run `inn` with these arguments; returns the exit code, prints every error."""
+    try:
+        return _run(arguments)
+    finally:
+        drop_early()
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code: object = inn.main(args=arguments, prog_name="inn", standalone_mode=False)
         sys.stdout.flush()

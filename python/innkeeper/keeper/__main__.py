@@ -22,7 +22,9 @@ async def serve(control_fd: int) -> None:
     # Its session is its own; an interrupt from a terminal is the starter's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        await keep(await control.receive_plan(), control)
+        plan = await control.receive_plan()
+        if plan is not None:
+            await keep(plan, control)
     finally:
         await control.close()
 

@@ -120,7 +120,9 @@ def _check_accelerator(qemu: object, image: object, layout: Layout, report: Repo
         return Check(
             name=name, status="FAIL", reason="not tried without QEMU and an image", fix="see above"
         )
-    verdict = choose_accelerator("auto", qemu, image.kernel, layout.cache, report=report)
+    verdict = choose_accelerator(
+        "auto", qemu, image.kernel, layout.cache, release=image.kernel_release, report=report
+    )
     if verdict.accel == "kvm":
         return Check(name=name, status="OK", reason=f"KVM: {verdict.reason}")
     virtual = {"vmx", "svm"} & cpu_flags()

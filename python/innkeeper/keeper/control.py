@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,6 +20,7 @@ class Control:
 
     :ivar stop: a future with the request, once the starter says stop or is
         gone without having detached.
+    :ivar journal: called with every event, whether or not a starter hears it.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -26,6 +28,7 @@ class Control:
         self._reader = reader
         self._writer = writer
         self._listening: asyncio.Task[None] | None = None
+        self.journal: Callable[[Event], None] | None = None
 
     @classmethod
     async def open(cls, sock: StreamSocket) -> Control:
@@ -33,12 +36,15 @@ class Control:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_LIMIT_BYTES)
         return cls(reader, writer)
 
-    async def receive_plan(self) -> RunPlan:
-        """The first line; from then on a stop is listened for.
+    async def receive_plan(self) -> RunPlan | None:
+        """The first line; from then on a stop is listened for. None: there will be no plan.
 
         :raise msgspec.MsgspecError: it is not a plan.
         """
-        plan = msgspec.json.decode(await self._reader.readline(), type=RunPlan)
+        line = await self._reader.readline()
+        if not line:
+            return None
+        plan = msgspec.json.decode(line, type=RunPlan)
         self._listening = asyncio.create_task(self._listen())
         return plan
 
@@ -49,6 +55,8 @@ class Control:
 
     def send(self, event: Event) -> None:
         """Say something; a starter that is gone does not hear it."""
+        if self.journal is not None:
+            self.journal(event)
         if not self._writer.is_closing():
             self._writer.write(msgspec.json.encode(event) + b"\n")
 

@@ -11,11 +11,10 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from innkeeper.agent.announce import AnnounceServer
 from innkeeper.errors import BootFailed, InnError
 from innkeeper.hypervisors.qemu.drive import Qemu, start_qemu
 from innkeeper.keeper.console import Console, open_copy
@@ -23,8 +22,10 @@ from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
 from innkeeper.keeper.network import configure_user_network
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.registry.names import Claim
-from innkeeper.switchboard.device import Switchboard
 from innkeeper.system.sockets import listen_unix
+
+if TYPE_CHECKING:
+    from innkeeper.agent.announce import AnnounceServer
 
 _T = TypeVar("_T")
 
@@ -176,6 +177,10 @@ class Start:
 
     def _open_channels(self, qemu: Qemu, stack: AsyncExitStack) -> Guest:
         """The ends of a started QEMU's channels, each closed by `stack`."""
+        # Imported while QEMU starts: protobuf and the native module take 30 ms.
+        from innkeeper.agent.announce import AnnounceServer
+        from innkeeper.switchboard.device import Switchboard
+
         assert qemu.vsock is not None
         vhost, qemu.vsock = qemu.vsock, None
         folder = self._held.folder

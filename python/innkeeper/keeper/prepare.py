@@ -66,7 +66,13 @@ def prepare_run(
     qemu = qemu_facts(layout.cache)
     image = _choose_image(machine, layout, report)
     verdict = choose_accelerator(
-        machine.accel, qemu, image.kernel, layout.cache, report=report, may_boot=may_boot
+        machine.accel,
+        qemu,
+        image.kernel,
+        layout.cache,
+        release=image.kernel_release,
+        report=report,
+        may_boot=may_boot,
     )
     check_memory(machine, memory_available_bytes())
     return plan_run(

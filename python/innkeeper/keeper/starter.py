@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +18,14 @@ from innkeeper.errors import (
     TimedOut,
     error_from_dict,
 )
+from innkeeper.keeper.launch import Launched, launch_keeper, take_early
 from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Detach, Ended, Event, Failed, Ready, Stop
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.registry.names import remove_dead
 from innkeeper.system.files import close_descriptor, open_append
 from innkeeper.system.interrupt import held_back
-from innkeeper.system.process import Child, spawn, wait_for_exit
-from innkeeper.system.sockets import StreamSocket, stream_pair, wait_readable
+from innkeeper.system.process import Child, wait_for_exit
+from innkeeper.system.sockets import StreamSocket, wait_readable
 
 # Teardown kills QEMU and unlinks a few files. The rest is for a loaded host.
 _TEARDOWN_LIMIT_S = 10.0
@@ -183,36 +182,25 @@ def started(plan: RunPlan) -> Iterator[KeeperHandle]:
 
 
 def _start(plan: RunPlan) -> KeeperHandle:
-    ours, theirs = stream_pair()
-    # Not our stderr for a keeper that stays: whoever reads that waits for its end.
-    log_fd = None
-    try:
-        if not plan.attached:
-            log_fd = open_append(plan.layout.machine(plan.machine.name).keeper_log)
-        child = spawn(
-            # -P: the working directory is not a place to import from.
-            [sys.executable, "-P", "-m", "innkeeper.keeper", "--control-fd", str(theirs.fileno())],
-            name="keeper",
-            pass_fds=(theirs.fileno(),),
-            stdout=1 if plan.console_file == "-" else None,
-            stderr=2 if log_fd is None else log_fd,
-            new_session=True,
-            # The keeper is this same program, wherever that was imported from.
-            env={key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
-            # It tears down in order when our end closes; no signal must cut that short.
-            die_with_parent=False,
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-        if log_fd is not None:
-            close_descriptor(log_fd)
-    handle = KeeperHandle(child, ours, plan)
+    launched = take_early() if plan.attached and plan.console_file != "-" else None
+    if launched is None:
+        launched = _launch(plan)
+    handle = KeeperHandle(launched.child, launched.sock, plan)
+    # A keeper that is gone already is found out when its first event is read.
     with contextlib.suppress(OSError):
-        ours.sendall(msgspec.json.encode(plan) + b"\n")
+        launched.sock.sendall(msgspec.json.encode(plan) + b"\n")
     return handle
+
+
+def _launch(plan: RunPlan) -> Launched:
+    if plan.attached:
+        return launch_keeper(stdout=1 if plan.console_file == "-" else None)
+    # Not our stderr for a keeper that stays: whoever reads that waits for its end.
+    log_fd = open_append(plan.layout.machine(plan.machine.name).keeper_log)
+    try:
+        return launch_keeper(stderr=log_fd)
+    finally:
+        close_descriptor(log_fd)
 
 
 def wait_ready(keeper: KeeperHandle) -> Iterator[Event]:

@@ -33,6 +33,7 @@ def choose(qemu: QemuFacts, kernel: str, cache: Path, choice: str = "auto") -> A
         qemu,
         kernel,
         cache,
+        release=kernel,
         report=lambda _line: None,
     )
 

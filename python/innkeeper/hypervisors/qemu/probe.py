@@ -38,11 +38,13 @@ def choose_accelerator(
     kernel: str,
     cache_dir: Path,
     *,
+    release: str,
     report: Callable[[str], None],
     may_boot: bool = True,
 ) -> AcceleratorVerdict:
     """The accelerator for this host, kernel and choice.
 
+    :param release: the kernel's release, by which the verdict is remembered.
     :param may_boot: without it nothing is started, and an unknown host is
         taken to have no KVM.
     :raise HostError: KVM was asked for and cannot be opened.
@@ -60,7 +62,7 @@ def choose_accelerator(
         return AcceleratorVerdict(accel="kvm", reason="asked for")
     if refusal is not None:
         return AcceleratorVerdict(accel="tcg", reason=f"{_KVM}: {refusal}")
-    identity = f"{boot_identity()} | {qemu.path} {qemu.version_text} | {kernel}"
+    identity = f"{boot_identity()} | {qemu.path} {qemu.version_text} | {release}"
     remembered = cache_dir / "accelerator.json"
     known = _recall(remembered)
     if identity in known:

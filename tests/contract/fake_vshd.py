@@ -67,6 +67,11 @@ def serve(connection: socket.socket) -> None:
             status=vsh_pb2.FAILED,
             description=f"{describe(exc, request)}: {exc.strerror}",
             error_number=exc.errno or 0,
+            failed_step=(
+                vsh_pb2.FAILED_STEP_WORKDIR
+                if exc.filename == request.cwd
+                else vsh_pb2.FAILED_STEP_COMMAND
+            ),
         )
         connection.sendall(encode_frame(answer.SerializeToString()))
         return

@@ -7,7 +7,7 @@ mod support;
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 
-use inn_wire::vsh::SetupConnectionRequest;
+use inn_wire::vsh::{FailedStep, SetupConnectionRequest};
 use support::{Agent, pipes};
 
 fn is_root() -> bool {
@@ -80,6 +80,7 @@ fn working_directory() {
     assert_eq!(agent.session(at("/usr")).finish().text(), "/usr\n");
     let refusal = agent.refusal(at("/no/such/folder"));
     assert_eq!(refusal.error_number, libc::ENOENT);
+    assert_eq!(refusal.failed_step(), FailedStep::Workdir);
     assert!(
         refusal.description.contains("/no/such/folder"),
         "{}",
@@ -151,7 +152,11 @@ fn not_found_and_not_executable() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let errno = |program: &str| agent.refusal(pipes(&[program])).error_number;
+    let errno = |program: &str| {
+        let refusal = agent.refusal(pipes(&[program]));
+        assert_eq!(refusal.failed_step(), FailedStep::Command);
+        refusal.error_number
+    };
     assert_eq!(errno("no-such-command"), libc::ENOENT);
     assert_eq!(errno("/no/such/command"), libc::ENOENT);
     assert_eq!(errno(""), libc::ENOENT);

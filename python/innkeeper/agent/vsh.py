@@ -12,7 +12,7 @@ import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from google.protobuf.message import DecodeError, EncodeError
 
@@ -47,6 +47,8 @@ _SIGNALS = {
     3: vsh_pb2.SIGNAL_QUIT,
     15: vsh_pb2.SIGNAL_TERM,
 }
+
+FailedStep: TypeAlias = Literal["user", "workdir", "command", "other"]
 
 _PID_MAXIMUM = 1 << 22  # PID_MAX_LIMIT of Linux
 
@@ -93,11 +95,20 @@ class Failed:
     """The command was not started, or the agent gave up on it; nothing follows.
 
     :ivar error_number: errno of the failed step, or 0.
+    :ivar step: what failed; None where the agent does not say.
     """
 
     description: str
     error_number: int = 0
+    step: FailedStep | None = None
 
+
+# A step that a later agent may add is none of those that have errors of their own.
+_STEPS: dict[int, FailedStep] = {
+    vsh_pb2.FAILED_STEP_USER: "user",
+    vsh_pb2.FAILED_STEP_WORKDIR: "workdir",
+    vsh_pb2.FAILED_STEP_COMMAND: "command",
+}
 
 Event: TypeAlias = Started | Output | Eof | Exited | Failed
 
@@ -210,7 +221,8 @@ class SessionProtocol:
         if answer.status == vsh_pb2.FAILED:
             self.ended = True
             number = answer.error_number if 0 < answer.error_number < 4096 else 0
-            return Failed(clean_text(answer.description), number)
+            step = _STEPS.get(answer.failed_step, "other") if answer.failed_step else None
+            return Failed(clean_text(answer.description), number, step)
         if answer.status != vsh_pb2.READY:
             raise _nonsense(f"status {answer.status} in place of an answer to the setup")
         if not 0 <= answer.pid <= _PID_MAXIMUM:
@@ -271,7 +283,9 @@ def failure_to_error(failed: Failed, command: Command, *, started: bool) -> InnE
     if started:
         return GuestError(f"the guest's agent gave the command up: {description}", stage="session")
     program = command.argv[0] if command.argv else "the login shell"
-    if _is_about_program(failed.description, command):
+    if failed.step == "command" or (
+        failed.step is None and _is_about_program(failed.description, command)
+    ):
         if failed.error_number in (errno.ENOENT, errno.ENOTDIR):
             return CommandNotFound(
                 f"the guest cannot find the command {program!r}",
@@ -286,7 +300,7 @@ def failure_to_error(failed: Failed, command: Command, *, started: bool) -> InnE
 
 
 def _is_about_program(description: str, command: Command) -> bool:
-    """True when the step that failed is the execution.
+    """True when the step that failed is the execution, of an agent that does not name it.
 
     Other steps fail with the same errnos: a missing folder is ENOENT too. The
     agent starts its description with the name of what failed

@@ -224,6 +224,28 @@ def test_failed_starts(
     assert type(failure_to_error(Failed(description, number), command, started=False)) is kind
 
 
+def test_the_named_step_goes_before_the_description() -> None:
+    command = Command(argv=("x",), workdir="/x")
+    for step, kind in (("command", CommandNotFound), ("workdir", GuestError), ("user", GuestError)):
+        failed = Failed("x: gone", errno.ENOENT, step)  # type: ignore[arg-type]
+        assert type(failure_to_error(failed, command, started=False)) is kind
+
+
+@pytest.mark.parametrize(
+    ("number", "step"), [(0, None), (1, "user"), (3, "command"), (77, "other")]
+)
+def test_steps_on_the_wire(number: int, step: str | None) -> None:
+    answer = vsh_pb2.SetupConnectionResponse(
+        status=vsh_pb2.FAILED,
+        description="d",
+        error_number=2,
+        failed_step=number,  # type: ignore[arg-type]
+    )
+    frame = encode_frame(answer.SerializeToString())
+    (failed,) = SessionProtocol(Command(argv=("x",))).receive(frame)
+    assert failed == Failed("d", 2, step)  # type: ignore[arg-type]
+
+
 def test_failed_when_started() -> None:
     error = failure_to_error(Failed("x: gone", errno.ENOENT), Command(argv=("x",)), started=True)
     assert type(error) is GuestError

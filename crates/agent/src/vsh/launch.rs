@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use inn_wire::vsh::SetupConnectionRequest;
+use inn_wire::vsh::{FailedStep, SetupConnectionRequest};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Uid, pipe2};
@@ -24,14 +24,26 @@ pub struct Refusal {
     pub description: String,
     /// For programs.
     pub errno: Errno,
+    /// What the errno is about.
+    pub step: FailedStep,
 }
 
 impl Refusal {
-    fn invalid(problem: impl std::fmt::Display) -> Self {
+    /// A refusal that is about none of the named steps.
+    pub fn other(description: impl std::fmt::Display, errno: Errno) -> Self {
         Self {
-            description: problem.to_string(),
-            errno: Errno::EINVAL,
+            description: description.to_string(),
+            errno,
+            step: FailedStep::Other,
         }
+    }
+
+    fn invalid(problem: impl std::fmt::Display) -> Self {
+        Self::other(problem, Errno::EINVAL)
+    }
+
+    fn at(self, step: FailedStep) -> Self {
+        Self { step, ..self }
     }
 
     fn system(errno: Errno) -> Self {
@@ -48,7 +60,17 @@ impl From<SpawnError> for Refusal {
         Self {
             description: error.to_string(),
             errno: error.errno,
+            step: named(error.step),
         }
+    }
+}
+
+fn named(step: Step) -> FailedStep {
+    match step {
+        Step::Identity => FailedStep::User,
+        Step::Cwd => FailedStep::Workdir,
+        Step::Exec => FailedStep::Command,
+        Step::Fork | Step::Session | Step::Stdio => FailedStep::Other,
     }
 }
 
@@ -108,10 +130,10 @@ pub fn launch(request: SetupConnectionRequest, reaper: &Reaper) -> Result<Launch
 fn check_target(target: &str) -> Result<(), Refusal> {
     match target {
         "" | "/vm_shell" | "vm_shell" => Ok(()),
-        other => Err(Refusal {
-            description: format!("no container \"{other}\" in this guest"),
-            errno: Errno::ENOENT,
-        }),
+        other => Err(Refusal::other(
+            format_args!("no container \"{other}\" in this guest"),
+            Errno::ENOENT,
+        )),
     }
 }
 
@@ -122,7 +144,9 @@ fn account(wanted: &str, etc: &Path) -> Result<(Account, bool), Refusal> {
     if wanted.is_empty() {
         return Ok((database.by_uid(own), false));
     }
-    let account = database.find(wanted).map_err(Refusal::invalid)?;
+    let account = database
+        .find(wanted)
+        .map_err(|error| Refusal::invalid(error).at(FailedStep::User))?;
     // Without privilege, becoming who one is already works by doing nothing.
     let is_switch = own == 0 || account.identity.uid != own;
     Ok((account, is_switch))
@@ -185,10 +209,7 @@ fn explain(error: SpawnError, programs: &[String], cwd: &[String]) -> Refusal {
         Step::Exec => explain_exec(error.errno, programs),
         _ => error.to_string(),
     };
-    Refusal {
-        description,
-        errno: error.errno,
-    }
+    Refusal::other(description, error.errno).at(named(error.step))
 }
 
 fn explain_exec(errno: Errno, programs: &[String]) -> String {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use inn_wire::frame::{DATA_LIMIT, MESSAGE_LIMIT, encode};
 use inn_wire::vsh::{
-    ConnectionStatus, GuestMessage, SetupConnectionRequest, SetupConnectionResponse, StdioStream,
-    guest_message::Msg,
+    ConnectionStatus, GuestMessage, SetupConnectionRequest, SetupConnectionResponse,
+    StdioStream, guest_message::Msg,
 };
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -48,10 +48,7 @@ const BATCH_SIZE: usize = 8 * DATA_LIMIT;
 /// Says that there is no room for one more session.
 pub async fn turn_away(stream: Stream, limit: usize) {
     let description = format!("{limit} sessions are running, which is the limit");
-    let refusal = Refusal {
-        description,
-        errno: Errno::EAGAIN,
-    };
+    let refusal = Refusal::other(description, Errno::EAGAIN);
     refuse(&stream, &mut Receiver::new(), &refusal).await;
 }
 
@@ -64,10 +61,7 @@ pub async fn run(stream: Stream, agent: &Agent) {
         Ok(Err(ReceiveError::Closed)) => return,
         Ok(Err(ReceiveError::Frame(error))) => {
             let description = format!("no setup request: {error}");
-            let refusal = Refusal {
-                description,
-                errno: Errno::EBADMSG,
-            };
+            let refusal = Refusal::other(description, Errno::EBADMSG);
             return refuse(&stream, &mut receiver, &refusal).await;
         }
         Err(_) => return,
@@ -87,19 +81,13 @@ pub async fn run(stream: Stream, agent: &Agent) {
 /// lie on a share whose server hangs.
 async fn start(request: SetupConnectionRequest, agent: &Agent) -> Result<Launched, Refusal> {
     if agent.is_stopping() {
-        let description = "the guest is shutting down".to_owned();
-        return Err(Refusal {
-            description,
-            errno: Errno::ESHUTDOWN,
-        });
+        let description = "the guest is shutting down";
+        return Err(Refusal::other(description, Errno::ESHUTDOWN));
     }
     let reaper = agent.reaper.clone();
     match tokio::task::spawn_blocking(move || launch(request, &reaper)).await {
         Ok(result) => result,
-        Err(error) => Err(Refusal {
-            description: error.to_string(),
-            errno: Errno::EIO,
-        }),
+        Err(error) => Err(Refusal::other(error, Errno::EIO)),
     }
 }
 
@@ -109,6 +97,7 @@ async fn refuse(stream: &Stream, receiver: &mut Receiver, refusal: &Refusal) {
         description: refusal.description.clone(),
         pid: 0,
         error_number: refusal.errno as i32,
+        failed_step: refusal.step.into(),
     };
     if respond(stream, &response).await.is_ok() {
         receiver.say_goodbye(stream).await;

@@ -26,6 +26,33 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _FailedStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailedStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailedStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILED_STEP_NONE: _FailedStep.ValueType  # 0
+    FAILED_STEP_USER: _FailedStep.ValueType  # 1
+    """Finding the user, or becoming it."""
+    FAILED_STEP_WORKDIR: _FailedStep.ValueType  # 2
+    """Entering the working directory."""
+    FAILED_STEP_COMMAND: _FailedStep.ValueType  # 3
+    """Finding and executing the command."""
+    FAILED_STEP_OTHER: _FailedStep.ValueType  # 4
+
+class FailedStep(_FailedStep, metaclass=_FailedStepEnumTypeWrapper): ...
+
+FAILED_STEP_NONE: FailedStep.ValueType  # 0
+FAILED_STEP_USER: FailedStep.ValueType  # 1
+"""Finding the user, or becoming it."""
+FAILED_STEP_WORKDIR: FailedStep.ValueType  # 2
+"""Entering the working directory."""
+FAILED_STEP_COMMAND: FailedStep.ValueType  # 3
+"""Finding and executing the command."""
+FAILED_STEP_OTHER: FailedStep.ValueType  # 4
+Global___FailedStep: _TypeAlias = FailedStep  # noqa: Y015
+
 class _ConnectionStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -172,11 +199,14 @@ class SetupConnectionResponse(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     ERROR_NUMBER_FIELD_NUMBER: _builtins.int
+    FAILED_STEP_FIELD_NUMBER: _builtins.int
     status: Global___ConnectionStatus.ValueType
     description: _builtins.str
     pid: _builtins.int
     error_number: _builtins.int
     """Extension: errno of the failed step (ENOENT: no such command), or 0."""
+    failed_step: Global___FailedStep.ValueType
+    """Extension: the step it belongs to. Peers without it say NONE."""
     def __init__(
         self,
         *,
@@ -184,10 +214,11 @@ class SetupConnectionResponse(_message.Message):
         description: _builtins.str = ...,
         pid: _builtins.int = ...,
         error_number: _builtins.int = ...,
+        failed_step: Global___FailedStep.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "error_number", b"error_number", "pid", b"pid", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "error_number", b"error_number", "failed_step", b"failed_step", "pid", b"pid", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

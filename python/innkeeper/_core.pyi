@@ -1,5 +1,11 @@
 """Types of the native module `innkeeper._core` (crates/core)."""
 
+def tsc_khz(window_ms: int) -> int:
+    """Frequency of the time-stamp counter in kHz, counted over so many milliseconds.
+
+    0 on processors that have none.
+    """
+
 class VsockDevice:
     """One guest's vhost-user-vsock device, served by native threads.
 

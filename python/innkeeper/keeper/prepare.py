@@ -21,7 +21,8 @@ from innkeeper.model.record import Record
 from innkeeper.model.sizes import MIB, format_size
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.names import check_free
-from innkeeper.system.host import memory_available_bytes, tsc_khz
+from innkeeper.switchboard.native import tsc_khz
+from innkeeper.system.host import memory_available_bytes
 
 IMAGES = ("tiny",)
 
@@ -78,7 +79,11 @@ def prepare_run(
     return plan_run(
         machine,
         image,
-        HostFacts(qemu=qemu, accelerator=verdict, tsc_khz=tsc_khz()),
+        HostFacts(
+            qemu=qemu,
+            accelerator=verdict,
+            tsc_khz=tsc_khz(layout.cache) if verdict.accel == "tcg" else 0,
+        ),
         layout,
         wait=request.wait,
         timeout_s=request.timeout_s,

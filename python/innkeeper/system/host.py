@@ -66,20 +66,3 @@ def memory_pss_bytes(pid: int) -> int | None:
         if match:
             return int(match[1]) * 1024
     return None
-
-
-def tsc_khz() -> int:
-    """Frequency of the time-stamp counter in kHz, 0 where it is unknown.
-
-    Read from the CPU's name ("@ 2.50GHz" is the TSC's frequency on Intel) or
-    from "cpu MHz", which on virtual hosts is constant and the same.
-    """
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
-        named = re.search(r"^model name\s*:.*@ ([\d.]+)GHz", text, re.MULTILINE)
-        if named:
-            return int(float(named[1]) * 1_000_000)
-        current = re.search(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)
-        if current:
-            return int(float(current[1]) * 1000)
-    return 0

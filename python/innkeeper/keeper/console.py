@@ -11,12 +11,21 @@ import asyncio
 import contextlib
 import os
 import re
+import time
+from pathlib import Path
+from typing import Protocol
 
 from innkeeper.system.files import open_append
+from innkeeper.system.rotate import LIMIT_BYTES, RotatingFile
 from innkeeper.system.sockets import StreamSocket
 
 _REMEMBERED_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
+# A line without an end is broken here in the log.
+_LINE_BYTES = 4096
+# Between the time and the text of a line in the log: whose line it is.
+FROM_GUEST = b" | "
+FROM_KEEPER = b" ! "
 
 _PANIC = re.compile(rb"Kernel panic - not syncing: [^\r\n]*")
 # C0 and C1 controls and DEL, except tab.
@@ -29,18 +38,95 @@ def escape_line(line: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", line)
 
 
+def plain_line(line: bytes) -> str:
+    """A line as text without colours and the like, other control characters visible."""
+    return escape_line(_ESCAPE_SEQUENCE.sub(b"", line).decode("utf-8", "replace").strip("\r"))
+
+
+class Copy(Protocol):
+    """Where the console's bytes go. Neither method raises for what a host can cause."""
+
+    def write(self, data: bytes) -> None:
+        """Take bytes."""
+
+    def close(self) -> None:
+        """No more will come. Idempotent."""
+
+
+class RawCopy:
+    """The bytes as they are, to a descriptor that it owns."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: bytes) -> None:
+        """Copy bytes; the first failure ends the copy."""
+        try:
+            while data and self._fd >= 0:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            # A full disk or a closed pipe must not end the guest.
+            self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+class LogCopy:
+    """Lines with the host's time at which each was complete, in a file that is rotated."""
+
+    def __init__(self, path: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._file = RotatingFile(path, note=_tell_lost, limit_bytes=limit_bytes)
+        self._partial = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Log the lines that are complete by now."""
+        self._partial += data
+        *complete, rest = bytes(self._partial).split(b"\n")
+        self._partial = bytearray(rest)
+        while len(self._partial) >= _LINE_BYTES:
+            complete.append(bytes(self._partial[:_LINE_BYTES]))
+            del self._partial[:_LINE_BYTES]
+        self._log(complete)
+
+    def close(self) -> None:
+        """Log what has no end."""
+        if self._partial:
+            self._log([bytes(self._partial)])
+            self._partial.clear()
+        self._file.close()
+
+    def _log(self, lines: list[bytes]) -> None:
+        head = stamp() + FROM_GUEST
+        if lines:
+            self._file.write(b"".join(head + line.rstrip(b"\r") + b"\n" for line in lines))
+
+
+def stamp() -> bytes:
+    """The time as it stands in a log: seconds since the epoch, of fixed width."""
+    return b"%017.6f" % time.time()
+
+
+def _tell_lost(count: int) -> bytes:
+    return stamp() + FROM_KEEPER + b"[inn: %d bytes lost]\n" % count
+
+
 class Console:
     """Reads a console from :meth:`start` to :meth:`close`.
 
     :ivar panic: a future with the text of the kernel's first panic line.
     """
 
-    def __init__(self, sock: StreamSocket, copy_fd: int | None) -> None:
+    def __init__(self, sock: StreamSocket, copy: Copy | None) -> None:
         loop = asyncio.get_running_loop()
         self.panic: asyncio.Future[str] = loop.create_future()
         self._loop = loop
         self._sock = sock
-        self._copy_fd = copy_fd
+        self._copy = copy
         self._tail = bytearray()
         self._silent = True
 
@@ -60,9 +146,8 @@ class Console:
             self._loop.remove_reader(self._sock.fileno())
             while self._read():
                 pass
-        if self._copy_fd is not None:
-            os.close(self._copy_fd)
-            self._copy_fd = None
+        if self._copy is not None:
+            self._copy.close()
         self.panic.cancel()
 
     def evidence(self) -> tuple[str, ...]:
@@ -76,8 +161,7 @@ class Console:
 
     def last_lines(self, count: int) -> tuple[str, ...]:
         """The last non-empty lines, safe to print."""
-        text = _ESCAPE_SEQUENCE.sub(b"", bytes(self._tail)).decode("utf-8", "replace")
-        lines = [escape_line(line.strip("\r")) for line in text.split("\n")]
+        lines = [plain_line(line) for line in bytes(self._tail).split(b"\n")]
         return tuple([line for line in lines if line.strip()][-count:])
 
     def _on_readable(self) -> None:
@@ -95,7 +179,8 @@ class Console:
         self._silent = False
         self._tail += data
         del self._tail[:-_REMEMBERED_BYTES]
-        self._copy(data)
+        if self._copy is not None:
+            self._copy.write(data)
         if not self.panic.done():
             match = _PANIC.search(self._tail)
             # The line is complete when something follows it.
@@ -103,26 +188,14 @@ class Console:
                 self.panic.set_result(escape_line(match[0].decode("utf-8", "replace")))
         return True
 
-    def _copy(self, data: bytes) -> None:
-        if self._copy_fd is None:
-            return
-        try:
-            while data:
-                data = data[os.write(self._copy_fd, data) :]
-        except OSError:
-            # A full disk or a closed pipe must not end the guest.
-            with contextlib.suppress(OSError):
-                os.close(self._copy_fd)
-            self._copy_fd = None
 
-
-def open_copy(path: str | None) -> int | None:
-    """A descriptor for the console's copy: of a file, or of our stdout for "-".
+def open_copy(path: str | None, *, log: bool = False) -> Copy | None:
+    """The console's copy: to a file as it is, to our stdout for "-", or to a log.
 
     :raise HostError: the file cannot be opened.
     """
     if path is None:
         return None
-    if path == "-":
-        return os.dup(1)
-    return open_append(path)
+    if log:
+        return LogCopy(Path(path))
+    return RawCopy(os.dup(1) if path == "-" else open_append(path))

@@ -195,7 +195,8 @@ class Start:
         announce.start()
         stack.push_async_callback(announce.close)
         stack.callback(folder.announce.unlink, missing_ok=True)
-        console = Console(qemu.console, open_copy(self._plan.console_file))
+        plan = self._plan
+        console = Console(qemu.console, open_copy(plan.console_file, log=not plan.attached))
         console.start()
         stack.callback(console.close)
         return Guest(qemu, console, announce)

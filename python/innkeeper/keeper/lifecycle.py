@@ -28,6 +28,7 @@ from innkeeper.keeper.control import Control
 from innkeeper.keeper.door import Door
 from innkeeper.keeper.failure import explain_agent_loss, explain_end
 from innkeeper.keeper.guest import PANIC_GRACE_S, Guest, Start, StopAskedError, StopRequest
+from innkeeper.keeper.logs import KeeperLog
 from innkeeper.keeper.messages import (
     Ended,
     Failed,
@@ -58,6 +59,8 @@ async def keep(plan: RunPlan, control: Control) -> None:
     """
     reason: Reason = "failed"
     lifecycle: Lifecycle | None = None
+    if not plan.attached:
+        control.journal = KeeperLog(plan.layout.machine(plan.machine.name).keeper_log).say
     try:
         async with AsyncExitStack() as stack:
             held = claim(plan.layout, plan.machine.name)

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::failures::Failures;
 use crate::process::reaper::Reaper;
 use crate::transport::{Listener, Transport};
-use crate::{announce, console, control, vsh};
+use crate::{announce, console, control, forward, guestlog, vsh};
 
 /// Pauses between attempts to listen, as PID 1 only: the vsock module may come
 /// with a later image layer, and PID 1 must not end.
@@ -42,6 +42,8 @@ pub struct Agent {
     pub failures: Failures,
     /// Whether this process is PID 1.
     pub is_init: bool,
+    /// A host asked for the guest's log.
+    pub logs_wanted: Notify,
     stopping: watch::Sender<bool>,
     sessions: watch::Sender<()>,
     shutdown: Notify,
@@ -58,6 +60,7 @@ impl Agent {
             reaper: Reaper::default(),
             failures: Failures::new(earlier),
             is_init: is_pid_1(),
+            logs_wanted: Notify::new(),
             stopping: watch::Sender::new(false),
             sessions: watch::Sender::new(()),
             shutdown: Notify::new(),
@@ -137,8 +140,14 @@ async fn serve(settings: Settings, agent: Arc<Agent>) -> io::Result<()> {
     let reaper = tokio::spawn(agent.reaper.clone().run());
     let shells = listen(&settings.transport, vsh::PORT, &agent).await?;
     let control = listen(&settings.transport, control::PORT, &agent).await?;
+    let forwards = listen(&settings.transport, forward::PORT, &agent).await?;
     tokio::spawn(vsh::serve(shells, Arc::clone(&agent)));
     tokio::spawn(control::serve(control, Arc::clone(&agent)));
+    tokio::spawn(forward::serve(forwards));
+    tokio::spawn(guestlog::run(
+        settings.transport.clone(),
+        Arc::clone(&agent),
+    ));
     tokio::spawn(announce::run(settings, Arc::clone(&agent)));
     loop {
         tokio::select! {

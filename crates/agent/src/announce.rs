@@ -7,14 +7,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_wire::announce::{AgentMessage, Hello, HostMessage, Welcome, agent_message, host_message};
+use inn_wire::announce::{
+    AgentMessage, Hello, HostMessage, ListeningPort, PortProtocol, Ports, Welcome, agent_message,
+    host_message,
+};
 use inn_wire::frame::{FrameDecoder, MESSAGE_LIMIT, encode};
+use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
 use crate::agent::{Agent, Settings};
 use crate::failures::Failures;
 use crate::stream::Stream;
-use crate::{clock, console};
+use crate::{clock, console, ports};
 
 /// Port the host listens on.
 const PORT: u32 = 7777;
@@ -22,6 +26,9 @@ const PORT: u32 = 7777;
 /// Pause after the first failed attempt, and the longest one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// Between two looks at what is listened on.
+const PORTS_PAUSE: Duration = Duration::from_millis(500);
 
 /// A wall clock this far from the host's is set.
 const MAX_DRIFT: Duration = Duration::from_millis(100);
@@ -80,7 +87,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Says hello and every failure, listens, until the connection breaks.
+    /// Says hello, every failure and what it is asked for, listens, until the connection breaks.
     async fn hold(&mut self, hello: &Hello) -> io::Result<()> {
         let ready_ns = clock::nanos(clock::since_boot());
         let hello = Hello {
@@ -89,13 +96,15 @@ impl<'a> Connection<'a> {
         };
         send(self.stream, agent_message::Msg::Hello(hello)).await?;
         let (stream, agent) = (self.stream, self.agent);
+        let (sending, watching) = (Mutex::new(()), Notify::new());
         tokio::select! {
-            result = self.listen() => result,
-            result = tell(stream, &agent.failures) => result,
+            result = self.listen(&watching) => result,
+            result = tell(stream, &sending, &agent.failures) => result,
+            result = tell_ports(stream, &sending, &watching) => result,
         }
     }
 
-    async fn listen(&mut self) -> io::Result<()> {
+    async fn listen(&mut self, watching: &Notify) -> io::Result<()> {
         let mut decoder = FrameDecoder::new(MESSAGE_LIMIT);
         let mut buffer = [0; 512];
         loop {
@@ -112,6 +121,12 @@ impl<'a> Connection<'a> {
                 Some(HostMessage {
                     msg: Some(host_message::Msg::Shutdown(_)),
                 }) => self.agent.request_shutdown(),
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::WatchPorts(_)),
+                }) => watching.notify_one(),
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::RelayLogs(_)),
+                }) => self.agent.logs_wanted.notify_one(),
                 Some(HostMessage { msg: None }) => {}
                 None => {
                     let count = self.stream.read_some(&mut buffer).await?;
@@ -126,7 +141,7 @@ impl<'a> Connection<'a> {
 }
 
 /// Sends every failure so far, then each new one. Ends with an error only.
-async fn tell(stream: &Stream, failures: &Failures) -> io::Result<()> {
+async fn tell(stream: &Stream, sending: &Mutex<()>, failures: &Failures) -> io::Result<()> {
     let mut list = failures.subscribe();
     let mut told = 0;
     loop {
@@ -138,11 +153,42 @@ async fn tell(stream: &Stream, failures: &Failures) -> io::Result<()> {
             .collect();
         told += news.len();
         for failure in news {
+            let _turn = sending.lock().await;
             send(stream, agent_message::Msg::Failure(failure)).await?;
         }
         if list.changed().await.is_err() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+    }
+}
+
+/// Once the host asks, sends what is listened on, and again when it changed.
+async fn tell_ports(stream: &Stream, sending: &Mutex<()>, watching: &Notify) -> io::Result<()> {
+    watching.notified().await;
+    let mut told = None;
+    loop {
+        let now = ports::listening();
+        if told.as_ref() != Some(&now) {
+            let list = now.iter().map(describe_port).collect();
+            let message = agent_message::Msg::Ports(Ports { ports: list });
+            let _turn = sending.lock().await;
+            send(stream, message).await?;
+            told = Some(now);
+        }
+        sleep(PORTS_PAUSE).await;
+    }
+}
+
+fn describe_port(port: &ports::Port) -> ListeningPort {
+    ListeningPort {
+        protocol: match port.protocol {
+            ports::Protocol::Tcp => PortProtocol::Tcp,
+            ports::Protocol::Udp => PortProtocol::Udp,
+        }
+        .into(),
+        address: port.address.to_string(),
+        port: port.number.into(),
+        loopback: port.is_loopback(),
     }
 }
 

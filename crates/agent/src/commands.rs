@@ -16,9 +16,8 @@ usage: inn-agent serve [--unix-dir DIR]
        inn-agent init
        inn-agent --version
 
-  serve             run beside another init, on vsock ports 8888 and 9001
-  serve --unix-dir  the same on DIR/8888.sock and DIR/9001.sock; the host is
-                    DIR/7777.sock
+  serve             run beside another init, on vsock ports 8888, 9001 and 9002
+  serve --unix-dir  the same on DIR/8888.sock and so on; the host is DIR/7777.sock
   init              set the guest up and serve, as PID 1 (also when started
                     under the name `init`)
 ";

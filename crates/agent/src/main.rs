@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! innkeeper's guest agent: one static binary, PID 1 of the tiny image or a
 //! service beside any other init. It starts shell sessions (vsock port 9001),
-//! answers control calls (8888) and announces itself to the host (7777).
+//! answers control calls (8888), leads connections to its guest's ports (9002)
+//! and announces itself to the host (7777).
 
 mod agent;
 mod announce;
@@ -10,7 +11,10 @@ mod commands;
 mod console;
 mod control;
 mod failures;
+mod forward;
+mod guestlog;
 mod init;
+mod ports;
 mod process;
 mod stream;
 mod transport;

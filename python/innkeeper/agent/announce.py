@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from innkeeper.agent.frames import MESSAGE_LIMIT, FrameDecoder, encode_frame
 from innkeeper.agent.pb import announce_pb2
+from innkeeper.agent.ports import ListeningPort, parse_ports
 from innkeeper.agent.text import clean_text
 from innkeeper.errors import ProtocolError
 from innkeeper.system.pump import StreamSocket
@@ -64,6 +65,9 @@ class AnnounceServer:
     agent was restarted, or the guest restored from a snapshot. The agent counts
     as lost when its connection has been closed for `grace_s` without that.
 
+    :param on_ports: called with all ports that are listened on, after every change;
+        without it the guest does not look.
+    :param relay_logs: the guest is to send its log to host port 9999.
     :ivar lost: done once the agent is lost.
     :ivar failures: what the agent could not do, over all connections.
     """
@@ -76,6 +80,8 @@ class AnnounceServer:
         on_hello: Callable[[Hello], None] = _ignore,
         on_lost: Callable[[], None] = _ignore,
         on_failure: Callable[[Failure], None] = _ignore,
+        on_ports: Callable[[tuple[ListeningPort, ...]], None] | None = None,
+        relay_logs: bool = False,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -85,6 +91,8 @@ class AnnounceServer:
         self._on_hello = on_hello
         self._on_lost = on_lost
         self._on_failure = on_failure
+        self._on_ports = on_ports
+        self._relay_logs = relay_logs
         self._wall_clock_ns = wall_clock_ns
         self._hello: asyncio.Future[Hello] = loop.create_future()
         self.lost: asyncio.Future[None] = loop.create_future()
@@ -153,11 +161,30 @@ class AnnounceServer:
         if not self._hello.done():
             self._hello.set_result(hello)
         self._on_hello(hello)
-        return self._welcome()
+        return self._welcome() + self._requests()
 
     def _welcome(self) -> bytes:
         welcome = announce_pb2.Welcome(wall_clock_ns=self._wall_clock_ns())
         return encode_frame(announce_pb2.HostMessage(welcome=welcome).SerializeToString())
+
+    def _requests(self) -> bytes:
+        """What the agent is asked for, in frames."""
+        asked: list[announce_pb2.HostMessage] = []
+        if self._on_ports is not None:
+            asked.append(announce_pb2.HostMessage(watch_ports=announce_pb2.WatchPorts()))
+        if self._relay_logs:
+            asked.append(announce_pb2.HostMessage(relay_logs=announce_pb2.RelayLogs()))
+        return b"".join(encode_frame(message.SerializeToString()) for message in asked)
+
+    def listening(self, connection: _Connection, ports: tuple[ListeningPort, ...]) -> None:
+        """The agent told what is listened on.
+
+        :raise ProtocolError: nobody asked.
+        """
+        if self._on_ports is None:
+            raise ProtocolError("the agent told of ports unasked", stage="announce")
+        if connection is self._current:
+            self._on_ports(ports)
 
     def failed(self, failure: Failure) -> None:
         """The agent told of a failure."""
@@ -180,7 +207,7 @@ class AnnounceServer:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: a Hello first, then Failures."""
+    """One connection: a Hello first, then Failures and Ports."""
 
     def __init__(self, server: AnnounceServer) -> None:
         self._server = server
@@ -240,6 +267,8 @@ class _Connection(asyncio.Protocol):
         elif kind == "failure" and self._greeted:
             failure = message.failure
             self._server.failed(Failure(clean_text(failure.what), clean_text(failure.detail)))
+        elif kind == "ports" and self._greeted:
+            self._server.listening(self, parse_ports(message.ports.ports))
         else:
             raise ProtocolError("the agent sent a message out of turn", stage="announce")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from innkeeper.agent.ports import ListeningPort, parse_ports
 from innkeeper.agent.text import clean_text
 from innkeeper.errors import GuestError, GuestLost, InnError, TimedOut, UsageError
 from innkeeper.system.sockets import check_socket_path
@@ -212,6 +213,15 @@ class ControlClient:
         seconds, nanos = divmod(now, 1_000_000_000)
         request = self._pb.SetTimeRequest(seconds=seconds, nanos=nanos)
         self._call("SetTime", self._stub.SetTime, request, timeout_s)
+
+    def listening_ports(self, *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[ListeningPort, ...]:
+        """What programs of the guest listen on now.
+
+        :raise ProtocolError: the answer makes no sense.
+        """
+        stub, pb = self._stub, self._pb
+        answer = self._call("ListeningPorts", stub.ListeningPorts, pb.EmptyMessage(), timeout_s)
+        return parse_ports(answer.ports)
 
     def shutdown(self, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
         """Ask the guest to power off. The answer comes before it does."""

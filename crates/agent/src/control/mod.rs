@@ -17,13 +17,15 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::agent::Agent;
+use crate::ports;
 use crate::stream::Stream;
 use crate::transport::Listener;
 
 use proto::maitred_server::{Maitred, MaitredServer};
 use proto::{
     EmptyMessage, GetKernelVersionResponse, LaunchProcessRequest, LaunchProcessResponse,
-    MountRequest, MountResponse, NetworkConfigRequest, SetResolvConfigRequest, SetTimeRequest,
+    ListeningPort, ListeningPortsResponse, MountRequest, MountResponse, NetworkConfigRequest,
+    PortProtocol, SetResolvConfigRequest, SetTimeRequest,
 };
 
 /// Messages and service, generated from `proto/maitred.proto`.
@@ -123,6 +125,25 @@ impl Maitred for Control {
     ) -> Result<Response<EmptyMessage>, Status> {
         time::set(request.into_inner())?;
         Ok(Response::new(EmptyMessage {}))
+    }
+
+    async fn listening_ports(
+        &self,
+        _: Request<EmptyMessage>,
+    ) -> Result<Response<ListeningPortsResponse>, Status> {
+        let ports = ports::listening().into_iter().map(|port| ListeningPort {
+            protocol: match port.protocol {
+                ports::Protocol::Tcp => PortProtocol::Tcp,
+                ports::Protocol::Udp => PortProtocol::Udp,
+            }
+            .into(),
+            address: port.address.to_string(),
+            port: port.number.into(),
+            loopback: port.is_loopback(),
+        });
+        Ok(Response::new(ListeningPortsResponse {
+            ports: ports.collect(),
+        }))
     }
 
     async fn shutdown(&self, _: Request<EmptyMessage>) -> Result<Response<EmptyMessage>, Status> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use inn_wire::frame::{DATA_LIMIT, MESSAGE_LIMIT, encode};
 use inn_wire::vsh::{
-    ConnectionStatus, GuestMessage, SetupConnectionRequest, SetupConnectionResponse,
-    StdioStream, guest_message::Msg,
+    ConnectionStatus, GuestMessage, SetupConnectionRequest, SetupConnectionResponse, StdioStream,
+    guest_message::Msg,
 };
 use nix::errno::Errno;
 use nix::sys::signal::Signal;

@@ -44,6 +44,23 @@ LAUNCHED: ProcessStatus.ValueType  # 3
 FAILED: ProcessStatus.ValueType  # 4
 Global___ProcessStatus: _TypeAlias = ProcessStatus  # noqa: Y015
 
+class _PortProtocol:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PortProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PortProtocol.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PORT_PROTOCOL_UNKNOWN: _PortProtocol.ValueType  # 0
+    PORT_PROTOCOL_TCP: _PortProtocol.ValueType  # 1
+    PORT_PROTOCOL_UDP: _PortProtocol.ValueType  # 2
+
+class PortProtocol(_PortProtocol, metaclass=_PortProtocolEnumTypeWrapper): ...
+
+PORT_PROTOCOL_UNKNOWN: PortProtocol.ValueType  # 0
+PORT_PROTOCOL_TCP: PortProtocol.ValueType  # 1
+PORT_PROTOCOL_UDP: PortProtocol.ValueType  # 2
+Global___PortProtocol: _TypeAlias = PortProtocol  # noqa: Y015
+
 @_typing.final
 class EmptyMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -335,3 +352,55 @@ class SetTimeRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetTimeRequest: _TypeAlias = SetTimeRequest  # noqa: Y015
+
+@_typing.final
+class ListeningPortsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListeningPort]:
+        """At most 1024."""
+
+    def __init__(
+        self,
+        *,
+        ports: _abc.Iterable[Global___ListeningPort] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ports", b"ports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListeningPortsResponse: _TypeAlias = ListeningPortsResponse  # noqa: Y015
+
+@_typing.final
+class ListeningPort(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    LOOPBACK_FIELD_NUMBER: _builtins.int
+    protocol: Global___PortProtocol.ValueType
+    address: _builtins.str
+    """The local address as text; unspecified means all."""
+    port: _builtins.int
+    loopback: _builtins.bool
+    """Only the guest itself reaches it."""
+    def __init__(
+        self,
+        *,
+        protocol: Global___PortProtocol.ValueType = ...,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        loopback: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "loopback", b"loopback", "port", b"port", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListeningPort: _TypeAlias = ListeningPort  # noqa: Y015

@@ -64,6 +64,11 @@ class MaitredStub:
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimeRequest.SerializeToString,
                 response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.FromString,
                 _registered_method=True)
+        self.ListeningPorts = channel.unary_unary(
+                '/vm_tools.Maitred/ListeningPorts',
+                request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.SerializeToString,
+                response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ListeningPortsResponse.FromString,
+                _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/vm_tools.Maitred/Shutdown',
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.SerializeToString,
@@ -110,6 +115,13 @@ class MaitredServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListeningPorts(self, request, context):
+        """Extension of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Shutdown(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -148,6 +160,11 @@ def add_MaitredServicer_to_server(servicer, server):
                     servicer.SetTime,
                     request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimeRequest.FromString,
                     response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.SerializeToString,
+            ),
+            'ListeningPorts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListeningPorts,
+                    request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.FromString,
+                    response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ListeningPortsResponse.SerializeToString,
             ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
@@ -317,6 +334,33 @@ class Maitred:
             '/vm_tools.Maitred/SetTime',
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimeRequest.SerializeToString,
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListeningPorts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vm_tools.Maitred/ListeningPorts',
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.SerializeToString,
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ListeningPortsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class MaitredStub:
     ConfigureNetwork: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]
     SetResolvConfig: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]
     SetTime: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]
+    ListeningPorts: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.ListeningPortsResponse]
+    """Extension of ours."""
     Shutdown: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.EmptyMessage]
 
 @_typing.type_check_only
@@ -52,6 +54,8 @@ class MaitredAsyncStub(MaitredStub):
     ConfigureNetwork: _aio.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetResolvConfig: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetTime: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
+    ListeningPorts: _aio.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.ListeningPortsResponse]  # type: ignore[assignment]
+    """Extension of ours."""
     Shutdown: _aio.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
 
 class MaitredServicer(metaclass=_abc_1.ABCMeta):
@@ -96,6 +100,14 @@ class MaitredServicer(metaclass=_abc_1.ABCMeta):
         request: _maitred_pb2.SetTimeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_maitred_pb2.EmptyMessage, _abc.Awaitable[_maitred_pb2.EmptyMessage]]: ...
+
+    @_abc_1.abstractmethod
+    def ListeningPorts(
+        self,
+        request: _maitred_pb2.EmptyMessage,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maitred_pb2.ListeningPortsResponse, _abc.Awaitable[_maitred_pb2.ListeningPortsResponse]]:
+        """Extension of ours."""
 
     @_abc_1.abstractmethod
     def Shutdown(

@@ -33,8 +33,9 @@ MIDDLE = [
 ]
 LAYERS = {
     "__main__": 5,
+    "api": 4,
     "cli": 4,
-    "testing": 4,
+    "testing": 5,
     "keeper": 3,
     **dict.fromkeys(MIDDLE, 2),
     "system": 1,

@@ -215,3 +215,15 @@ def test_twenty_cycles_leave_nothing(inn: Inn, machine: str, runtime_dir: Path) 
         assert inn("stop", machine).code == 0
         assert list(runtime_dir.iterdir()) == []
     assert record(inn, machine)["starts"] == 20
+
+
+def test_a_stop_between_two_lives_is_a_stop(inn: Inn, eventually: Eventually) -> None:
+    assert inn("create", "lazarus", "--restart", "always").code == 0
+    try:
+        assert inn("start", "lazarus").code == 0
+        assert inn("exec", "lazarus", "--", "sh", "-c", "poweroff -f; sleep 9").code == 125
+        eventually(lambda: record(inn, "lazarus")["qemu_pid"] is None)
+        assert inn("stop", "lazarus").code == 0
+        assert record(inn, "lazarus")["state"] == "stopped"
+    finally:
+        assert inn("rm", "-f", "lazarus").code == 0

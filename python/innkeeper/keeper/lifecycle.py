@@ -120,6 +120,10 @@ class Lifecycle:
                     self._ends_in_a_row = 0
                 if reason != "stopped" and await self._comes_again(failure):
                     continue
+                if self._control.stop.done() and reason != "stopped":
+                    # Stopped between two lives, when there was nothing to end.
+                    self._enter("stopped")
+                    return "stopped"
                 if failure is not None:
                     raise failure
                 return reason

@@ -15,6 +15,7 @@ from innkeeper.keeper.prepare import RunRequest
 from innkeeper.model.machine import (
     AcceleratorChoice,
     Command,
+    Forward,
     Machine,
     Network,
     RestartPolicy,
@@ -64,6 +65,13 @@ _MACHINE = (
         multiple=True,
         metavar="[ADDR:]HOST:GUEST[/udp]",
         help="Lead a port of the host (127.0.0.1 unless told) to one of the guest.",
+    ),
+    click.option(
+        "--forward",
+        type=click.Choice(get_args(Forward)),
+        default="none",
+        show_default=True,
+        help="auto: TCP ports that the guest listens on appear at 127.0.0.1, without a network.",
     ),
 )
 
@@ -150,7 +158,7 @@ def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> di
     keys = ("cpus", "memory", "image", "kernel", "initrd", "append", "accel", "network", "ports")
     return {
         key: list(values[key]) if isinstance(values[key], tuple) else values[key]
-        for key in (*keys, "restart")
+        for key in (*keys, "forward", "restart")
         if key in values and given(key)
     }
 

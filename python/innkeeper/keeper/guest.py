@@ -20,12 +20,13 @@ from innkeeper.hypervisors.qemu.drive import Qemu, start_qemu
 from innkeeper.keeper.console import Console, open_copy
 from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
 from innkeeper.keeper.network import configure_user_network
-from innkeeper.keeper.plan import RunPlan
+from innkeeper.keeper.plan import RunPlan, guestlog_socket
 from innkeeper.registry.names import Claim
 from innkeeper.system.sockets import listen_unix
 
 if TYPE_CHECKING:
-    from innkeeper.agent.announce import AnnounceServer
+    from innkeeper.agent.announce import AnnounceServer, Failure
+    from innkeeper.keeper.forward import Forwarder
 
 _T = TypeVar("_T")
 
@@ -191,7 +192,14 @@ class Start:
             agent_path=folder.agent,
         )
         stack.callback(board.close)
-        announce = AnnounceServer(listen_unix(folder.announce), grace_s=_AGENT_GRACE_S)
+        forwarder = self._open_forwarder(stack)
+        announce = AnnounceServer(
+            listen_unix(folder.announce),
+            grace_s=_AGENT_GRACE_S,
+            on_failure=self._on_failure,
+            on_ports=forwarder.update if forwarder is not None else None,
+            relay_logs=self._open_guestlog(stack),
+        )
         announce.start()
         stack.push_async_callback(announce.close)
         stack.callback(folder.announce.unlink, missing_ok=True)
@@ -200,6 +208,35 @@ class Start:
         console.start()
         stack.callback(console.close)
         return Guest(qemu, console, announce)
+
+    def _on_failure(self, failure: Failure) -> None:
+        # Of a run, the starter tells: those until it was ready, or with an error.
+        if not self._plan.attached:
+            from innkeeper.keeper.forward import say
+
+            say(f"the guest's agent: {failure.what}: {failure.detail}")
+
+    def _open_forwarder(self, stack: AsyncExitStack) -> Forwarder | None:
+        if self._plan.machine.forward == "none":
+            return None
+        from innkeeper.keeper.forward import Forwarder
+
+        forwarder = Forwarder(self._held.folder.vsock)
+        stack.push_async_callback(forwarder.close)
+        return forwarder
+
+    def _open_guestlog(self, stack: AsyncExitStack) -> bool:
+        """Whether the guest's log is kept: of a machine that stays."""
+        plan = self._plan
+        if plan.attached:
+            return False
+        from innkeeper.keeper.guestlog import LOG_NAME, GuestLog, GuestLogServer
+
+        path = guestlog_socket(self._held.folder)
+        log = GuestLog(plan.layout.machine(plan.machine.name).path / LOG_NAME)
+        stack.push_async_callback(GuestLogServer(listen_unix(path), log).close)
+        stack.callback(path.unlink, missing_ok=True)
+        return True
 
     async def _stage(self, guest: Guest, name: str, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of `work`, unless the guest ends, a stop is asked or the limit passes."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from innkeeper.hypervisors.qemu.plan import QemuPlan, plan_qemu
@@ -10,7 +12,7 @@ from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
 from innkeeper.model.record import Record
-from innkeeper.registry.layout import Layout
+from innkeeper.registry.layout import GuestFolder, Layout
 from innkeeper.system.sockets import check_socket_path
 
 # Time limits per stage. A boot under TCG on a loaded two-core host took up to
@@ -67,6 +69,11 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         return max(0.0, self.ends_at - now), self.timeout_s
 
 
+def guestlog_socket(folder: GuestFolder) -> Path:
+    """Guest to host, port 9999."""
+    return folder.path / f"{folder.vsock.name}_9999"
+
+
 def plan_run(
     machine: Machine,
     image: Image,
@@ -89,6 +96,8 @@ def plan_run(
         "agent": folder.agent,
         "keeper": folder.keeper,
     }
+    if record is not None:
+        sockets["guestlog"] = guestlog_socket(folder)
     for path in sockets.values():
         check_socket_path(path)
     # A guest dials ports of up to ten digits next to the vsock socket.

@@ -15,6 +15,7 @@ from innkeeper.model.sizes import MIB, format_size
 Accelerator = Literal["kvm", "tcg"]
 AcceleratorChoice = Literal["auto", "kvm", "tcg"]
 Network = Literal["none", "user"]
+Forward = Literal["none", "auto"]
 Wait = Literal["agent", "network", "none"]
 RestartPolicy = Literal["never", "on-failure", "always"]
 
@@ -49,6 +50,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar initrd: an initramfs in place of the image's.
     :ivar append: words added to the kernel command line.
     :ivar ports: published ports; they need the user network.
+    :ivar forward: "auto" leads the host's loopback to ports that the guest listens on.
     :ivar restart: what happens when the guest ends unasked.
     """
 
@@ -62,6 +64,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     accel: AcceleratorChoice = "auto"
     network: Network = "none"
     ports: tuple[PublishedPort, ...] = ()
+    forward: Forward = "none"
     restart: RestartPolicy = "never"
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from innkeeper.model.sizes import parse_size
 # Every key of a machine file; `memory` and `ports` are texts there.
 KEYS = (
     *("name", "cpus", "memory", "image", "kernel", "initrd", "append"),
-    *("accel", "network", "ports", "restart"),
+    *("accel", "network", "ports", "forward", "restart"),
 )
 
 

@@ -15,6 +15,7 @@ from innkeeper.agent import announce
 from innkeeper.agent.announce import AnnounceServer, Failure, Hello
 from innkeeper.agent.frames import encode_frame
 from innkeeper.agent.pb import announce_pb2
+from innkeeper.agent.ports import ListeningPort
 from innkeeper.system.sockets import listen_unix
 
 HELLO = Hello("1.0", "6.12", is_init=True, boot_id="b", started_ns=1, ready_ns=2)
@@ -207,5 +208,34 @@ def test_failures_are_bounded() -> None:
             writer.close()
             await host.server.lost
             assert len(host.server.failures) == 64
+
+    run(test)
+
+
+def test_ports_are_told_only_where_asked() -> None:
+    ports = announce_pb2.Ports(
+        ports=[announce_pb2.ListeningPort(protocol=1, address="::", port=8080)]  # type: ignore[arg-type]
+    )
+    told = encode_frame(announce_pb2.AgentMessage(ports=ports).SerializeToString())
+    asked = b"".join(
+        encode_frame(message.SerializeToString())
+        for message in (
+            announce_pb2.HostMessage(watch_ports=announce_pb2.WatchPorts()),
+            announce_pb2.HostMessage(relay_logs=announce_pb2.RelayLogs()),
+        )
+    )
+
+    async def test() -> None:
+        async with serving() as host:
+            reader, _ = await host.dial(hello() + told)
+            await reader.readexactly(len(WELCOME))
+            assert await dropped(reader)
+        async with serving() as host:
+            seen: asyncio.Queue[object] = asyncio.Queue()
+            host.server._on_ports = seen.put_nowait
+            host.server._relay_logs = True
+            reader, _ = await host.dial(hello() + told)
+            assert await reader.readexactly(len(WELCOME + asked)) == WELCOME + asked
+            assert await seen.get() == (ListeningPort("tcp", 8080, "::", False),)
 
     run(test)

@@ -12,7 +12,7 @@ use inn_wire::announce::agent_message;
 use proto::maitred_client::MaitredClient;
 use proto::{
     EmptyMessage, IPv4Config, LaunchProcessRequest, MountRequest, NetworkConfigRequest,
-    ProcessStatus, ResolvConfig, SetResolvConfigRequest, SetTimeRequest,
+    PortProtocol, ProcessStatus, ResolvConfig, SetResolvConfigRequest, SetTimeRequest,
 };
 use support::{Agent, until};
 use tonic::Code;
@@ -263,5 +263,28 @@ fn noise_on_the_control_port_is_survived() {
             .get_kernel_version(EmptyMessage {})
             .await
             .unwrap();
+    });
+}
+
+#[test]
+fn what_is_listened_on() {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let agent = Agent::start();
+    calls(async {
+        let mut client = client(&agent).await;
+        let answer = client.listening_ports(EmptyMessage {}).await.unwrap();
+        let ports = answer.into_inner().ports;
+        let has = |protocol: PortProtocol, port: u16, loopback| {
+            ports.iter().any(|found| {
+                found.protocol() == protocol
+                    && found.port == u32::from(port)
+                    && found.loopback == loopback
+            })
+        };
+        let number = tcp.local_addr().unwrap().port();
+        assert!(has(PortProtocol::Tcp, number, true), "{ports:?}");
+        let number = udp.local_addr().unwrap().port();
+        assert!(has(PortProtocol::Udp, number, false), "{ports:?}");
     });
 }

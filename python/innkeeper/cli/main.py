@@ -27,6 +27,7 @@ VERBS = {
     "inspect": ("innkeeper.cli.ls:inspect", "Show everything that is known of a machine."),
     "exec": ("innkeeper.cli.exec:exec_verb", "Run a command in a running guest."),
     "shell": ("innkeeper.cli.exec:shell", "Open a shell in a running guest."),
+    "cp": ("innkeeper.cli.cp:cp", "Copy files between the host and a running guest."),
     "logs": ("innkeeper.cli.logs:logs", "Print what a guest's console and its keeper said."),
     "wait": ("innkeeper.cli.lifecycle:wait_verb", "Wait until a machine is ready or has ended."),
     "pause": ("innkeeper.cli.lifecycle:pause", "Stop the CPUs of guests."),

@@ -155,6 +155,10 @@ class Forwarder:
                 inner_reader, inner_writer = await dial(self._vsock_path, port, address)
             try:
                 await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+                # Bytes may still be in the transports' buffers.
+                inner_writer.close()
+                writer.close()
+                await asyncio.gather(inner_writer.wait_closed(), writer.wait_closed())
             finally:
                 inner_writer.transport.abort()
         except asyncio.CancelledError:
@@ -164,8 +168,7 @@ class Forwarder:
             pass  # the peer sees the connection end, which is all there is to say
         finally:
             self._connections.discard(task)
-            # After two ends of file everything was sent, or is in the transport's buffer.
-            writer.close()
+            writer.transport.abort()
 
 
 async def dial(

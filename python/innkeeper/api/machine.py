@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 from innkeeper.api.attached import Attached
 from innkeeper.api.commands import Commands
+from innkeeper.api.ending import stop_and_release
 from innkeeper.api.files import GuestFiles
 from innkeeper.api.session import Remote
 from innkeeper.api.settings import build_settings, read_tail
@@ -28,7 +29,6 @@ from innkeeper.keeper.machines import (
     remove_machine,
     resume_machine,
     start_machine,
-    stop_machine,
     wait_for_state,
 )
 from innkeeper.keeper.messages import Event, Ready, StageDone
@@ -274,11 +274,11 @@ class Machine(Commands):
         :raise TimedOut: its keeper did not end.
         """
         if self._attached is None:
-            return stop_machine(self._layout, self.name, timeout_s=timeout_s)
+            return stop_and_release(self._layout, self.name, timeout_s=timeout_s)
         if not self._attached.live:
             return False
         try:
-            return stop_machine(self._layout, self.name, timeout_s=timeout_s)
+            return stop_and_release(self._layout, self.name, timeout_s=timeout_s)
         except UnknownName:
             return False
         finally:
@@ -300,8 +300,9 @@ class Machine(Commands):
         :param force: stop it first where it runs.
         :raise NameInUse: it runs.
         """
-        if self._attached is not None and force:
-            self._attached.end()
+        if force:
+            with contextlib.suppress(UnknownName):
+                self.stop(0)
         return remove_machine(self._layout, self.name, force=force)
 
     def pause(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from innkeeper.errors import GuestError
 Eventually = Callable[[Callable[[], bool]], None]
 
 NAME = "maitred"
+# tzfile(5), version 1: one type of local time, nine hours east of UTC.
+ZONE = b"TZif" + bytes(16) + struct.pack(">6liBB", 0, 0, 0, 0, 1, 4, 32400, 0, 0) + b"TST\0"
+
 MS_NOSUID, MS_NOEXEC = 2, 8
 
 # What PID 1 mounts: point, type and the options that keep it harmless.
@@ -110,7 +114,7 @@ def test_mounts(agent: ControlClient) -> None:
             agent.mount(source, target, kind)
 
 
-def test_time_and_name_servers(agent: ControlClient) -> None:
+def test_time_and_name_servers(inn: Inn, agent: ControlClient) -> None:
     for nonsense in (0, 999_999_999):
         with pytest.raises(GuestError, match="seconds > 0"):
             agent.set_time(nonsense)
@@ -118,6 +122,15 @@ def test_time_and_name_servers(agent: ControlClient) -> None:
     assert 0 <= int(output(agent, "date", "+%s")) - 2_000_000_000 < 60
     agent.set_time()
     assert abs(int(output(agent, "date", "+%s")) - time.time()) < 10
+
+    for name, why in (("../x", "no name"), ("Mars/Olympus", "has no")):
+        with pytest.raises(GuestError, match=why):
+            agent.set_timezone(name)
+    write = "mkdir -p /usr/share/zoneinfo/Test; cat > /usr/share/zoneinfo/Test/Zone"
+    assert inn("exec", NAME, "sh", "-c", write, stdin=ZONE).code == 0
+    agent.set_timezone("Test/Zone")
+    assert output(agent, "readlink", "/etc/localtime").strip() == "/usr/share/zoneinfo/Test/Zone"
+    assert output(agent, "date", "+%z").strip() == "+0900"
 
     agent.set_resolv(nameservers=["10.0.2.3", "fe80::1"], search_domains=["a.example"])
     text = output(agent, "cat", "/etc/resolv.conf")

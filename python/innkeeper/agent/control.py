@@ -214,6 +214,11 @@ class ControlClient:
         request = self._pb.SetTimeRequest(seconds=seconds, nanos=nanos)
         self._call("SetTime", self._stub.SetTime, request, timeout_s)
 
+    def set_timezone(self, name: str, *, timeout_s: float = _CALL_TIMEOUT_S) -> None:
+        """Make a zone such as "Europe/Berlin" the guest's own, which must have its file."""
+        request = self._pb.SetTimezoneRequest(timezone_name=name)
+        self._call("SetTimezone", self._stub.SetTimezone, request, timeout_s)
+
     def listening_ports(self, *, timeout_s: float = _CALL_TIMEOUT_S) -> tuple[ListeningPort, ...]:
         """What programs of the guest listen on now.
 

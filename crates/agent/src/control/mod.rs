@@ -7,6 +7,7 @@ pub mod network;
 mod resolv;
 pub mod shutdown;
 mod time;
+mod timezone;
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use proto::maitred_server::{Maitred, MaitredServer};
 use proto::{
     EmptyMessage, GetKernelVersionResponse, LaunchProcessRequest, LaunchProcessResponse,
     ListeningPort, ListeningPortsResponse, MountRequest, MountResponse, NetworkConfigRequest,
-    PortProtocol, SetResolvConfigRequest, SetTimeRequest,
+    PortProtocol, SetResolvConfigRequest, SetTimeRequest, SetTimezoneRequest,
 };
 
 /// Messages and service, generated from `proto/maitred.proto`.
@@ -124,6 +125,14 @@ impl Maitred for Control {
         request: Request<SetTimeRequest>,
     ) -> Result<Response<EmptyMessage>, Status> {
         time::set(request.into_inner())?;
+        Ok(Response::new(EmptyMessage {}))
+    }
+
+    async fn set_timezone(
+        &self,
+        request: Request<SetTimezoneRequest>,
+    ) -> Result<Response<EmptyMessage>, Status> {
+        timezone::set(&request.into_inner().timezone_name)?;
         Ok(Response::new(EmptyMessage {}))
     }
 

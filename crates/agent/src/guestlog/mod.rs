@@ -123,10 +123,14 @@ fn open_syslog() -> io::Result<Stream> {
 async fn read_syslog(stream: Stream, queue: Arc<Queue>) {
     let mut buffer = vec![0; DATAGRAM];
     loop {
-        // An empty datagram is a message of no bytes, not an end.
-        if let Ok(count @ 1..) = stream.read_some(&mut buffer).await {
-            let bytes = buffer.get(..count).unwrap_or_default();
-            queue.push(records::parse_user(bytes, clock::nanos(clock::wall())));
+        match stream.read_some(&mut buffer).await {
+            // A message of no bytes, not an end.
+            Ok(0) => {}
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                queue.push(records::parse_user(bytes, clock::nanos(clock::wall())));
+            }
+            Err(_) => return,
         }
         // A flood must not keep the other tasks of this one thread waiting.
         tokio::task::yield_now().await;

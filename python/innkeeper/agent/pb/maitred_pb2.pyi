@@ -404,3 +404,23 @@ class ListeningPort(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListeningPort: _TypeAlias = ListeningPort  # noqa: Y015
+
+@_typing.final
+class SetTimezoneRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEZONE_NAME_FIELD_NUMBER: _builtins.int
+    timezone_name: _builtins.str
+    """A file of the guest's /usr/share/zoneinfo, such as "Europe/Berlin"."""
+    def __init__(
+        self,
+        *,
+        timezone_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timezone_name", b"timezone_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTimezoneRequest: _TypeAlias = SetTimezoneRequest  # noqa: Y015

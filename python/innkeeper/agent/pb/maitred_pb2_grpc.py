@@ -64,6 +64,11 @@ class MaitredStub:
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimeRequest.SerializeToString,
                 response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.FromString,
                 _registered_method=True)
+        self.SetTimezone = channel.unary_unary(
+                '/vm_tools.Maitred/SetTimezone',
+                request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimezoneRequest.SerializeToString,
+                response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.FromString,
+                _registered_method=True)
         self.ListeningPorts = channel.unary_unary(
                 '/vm_tools.Maitred/ListeningPorts',
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.SerializeToString,
@@ -115,6 +120,12 @@ class MaitredServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTimezone(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListeningPorts(self, request, context):
         """Extension of ours.
         """
@@ -159,6 +170,11 @@ def add_MaitredServicer_to_server(servicer, server):
             'SetTime': grpc.unary_unary_rpc_method_handler(
                     servicer.SetTime,
                     request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimeRequest.FromString,
+                    response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.SerializeToString,
+            ),
+            'SetTimezone': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTimezone,
+                    request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimezoneRequest.FromString,
                     response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.SerializeToString,
             ),
             'ListeningPorts': grpc.unary_unary_rpc_method_handler(
@@ -333,6 +349,33 @@ class Maitred:
             target,
             '/vm_tools.Maitred/SetTime',
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimeRequest.SerializeToString,
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTimezone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vm_tools.Maitred/SetTimezone',
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.SetTimezoneRequest.SerializeToString,
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.EmptyMessage.FromString,
             options,
             channel_credentials,

@@ -41,6 +41,7 @@ class MaitredStub:
     ConfigureNetwork: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]
     SetResolvConfig: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]
     SetTime: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]
+    SetTimezone: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetTimezoneRequest, _maitred_pb2.EmptyMessage]
     ListeningPorts: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.ListeningPortsResponse]
     """Extension of ours."""
     Shutdown: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.EmptyMessage]
@@ -54,6 +55,7 @@ class MaitredAsyncStub(MaitredStub):
     ConfigureNetwork: _aio.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetResolvConfig: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetTime: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
+    SetTimezone: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetTimezoneRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     ListeningPorts: _aio.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.ListeningPortsResponse]  # type: ignore[assignment]
     """Extension of ours."""
     Shutdown: _aio.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
@@ -98,6 +100,13 @@ class MaitredServicer(metaclass=_abc_1.ABCMeta):
     def SetTime(
         self,
         request: _maitred_pb2.SetTimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maitred_pb2.EmptyMessage, _abc.Awaitable[_maitred_pb2.EmptyMessage]]: ...
+
+    @_abc_1.abstractmethod
+    def SetTimezone(
+        self,
+        request: _maitred_pb2.SetTimezoneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_maitred_pb2.EmptyMessage, _abc.Awaitable[_maitred_pb2.EmptyMessage]]: ...
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -220,3 +222,21 @@ def test_async_calls_and_their_cancellation(runtime_dir: Path) -> None:
 async def _run(name: str) -> None:
     async with AsyncMachine.run("tiny", name=name, memory="256M"):
         pytest.fail("it started in no time")
+
+
+def test_a_forgetful_program_that_forks_leaves_nothing(runtime_dir: Path) -> None:
+    program = (
+        "import os, sys, innkeeper\n"
+        "vm = innkeeper.Machine.run('tiny', name='forgotten', memory='256M')\n"
+        "if (child := os.fork()) == 0:\n"
+        "    sys.exit(3)\n"
+        "print(os.waitpid(child, 0)[1] >> 8, vm.exec(['true']).returncode)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"3 0\n", b"")
+    assert not (runtime_dir / "forgotten").exists()

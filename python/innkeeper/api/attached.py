@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import threading
 import time
+import weakref
 
 import msgspec
 
@@ -17,6 +20,9 @@ from innkeeper.keeper.starter import KeeperHandle, started
 from innkeeper.model.record import State
 from innkeeper.registry.layout import Layout
 from innkeeper.system.pump import Poller
+
+# Those that the program has forgotten are ended in order when it ends.
+_forgotten: weakref.WeakSet[Attached] = weakref.WeakSet()
 
 
 class Attached:
@@ -30,6 +36,7 @@ class Attached:
         self.timings: dict[str, float] = {}
         self.live = False
         self._lock = threading.Lock()
+        self._owner = os.getpid()
         begun = time.monotonic()
         plan = prepare_run(request, layout, report=lambda _line: None)
         if request.timeout_s is not None:
@@ -42,6 +49,7 @@ class Attached:
             self.timings |= {f"guest {name}": value for name, value in ready.guest.items()}
             self._stack = stack.pop_all()
         self.live = True
+        _forgotten.add(self)
 
     @property
     def state(self) -> State:
@@ -80,13 +88,32 @@ class Attached:
             self._close()
 
     def end(self) -> None:
-        """Tear the guest down. Idempotent."""
+        """Tear the guest down. Idempotent; in a forked child, nothing: it is the parent's."""
+        if os.getpid() != self._owner:
+            self._let_go()
+            return
         with self._lock:
             self._close()
+
+    def _let_go(self) -> None:
+        """Close a forked child's copies without a word to the keeper. Idempotent."""
+        self.live = False
+        if not self._keeper.detached:
+            self._keeper.detached = True
+            self._keeper.child.leave()
+            self._keeper._sock.close()  # noqa: SLF001 - detach() would speak for the parent
 
     def _close(self) -> None:
         self.live = False
         self._stack.close()
+
+
+@atexit.register
+def _end_forgotten() -> None:
+    """End the guests that nobody ended, while everything that this needs is still there."""
+    for attached in list(_forgotten):
+        with contextlib.suppress(InnError):
+            attached.end()
 
 
 def _follow_start(keeper: KeeperHandle, remote: Remote | None) -> Ready:

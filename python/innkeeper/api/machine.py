@@ -51,8 +51,7 @@ class Machine(Commands):
     block, with :meth:`close`, and with the program in any case. All other
     machines stay as they are when the object goes.
 
-    A program that forks while such a guest runs hands its hold on to the child:
-    end the guest explicitly there, or start children as `subprocess` does.
+    A child that the program forks cannot end its parent's guests.
 
     :ivar name: its name.
     :ivar files: its files.

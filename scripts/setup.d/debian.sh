@@ -42,6 +42,11 @@ candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: \([0-9
 rust_packages() {
     local version
     version=$(candidate cargo)
+    if [[ -z $version ]]; then
+        # No package lists (container images come without): go by the release.
+        # shellcheck source=/dev/null
+        version=$(. /etc/os-release && [[ ${VERSION_ID:-99} -ge 13 ]] && echo "$RUST_MINIMUM") || true
+    fi
     if [[ -n $version ]] && dpkg --compare-versions "$version" ge "$RUST_MINIMUM"; then
         echo "cargo rustc rustfmt rust-clippy"
     else

@@ -29,6 +29,7 @@ VERBS = {
     "shell": ("innkeeper.cli.exec:shell", "Open a shell in a running guest."),
     "cp": ("innkeeper.cli.cp:cp", "Copy files between the host and a running guest."),
     "logs": ("innkeeper.cli.logs:logs", "Print what a guest's console and its keeper said."),
+    "events": ("innkeeper.cli.events:events", "Print every change of state as it happens."),
     "wait": ("innkeeper.cli.lifecycle:wait_verb", "Wait until a machine is ready or has ended."),
     "pause": ("innkeeper.cli.lifecycle:pause", "Stop the CPUs of guests."),
     "resume": ("innkeeper.cli.lifecycle:resume", "Let paused guests go on."),

@@ -59,6 +59,38 @@ def watch_states(layout: Layout, name: str, *, deadline: float | None) -> Iterat
                 yield answer
 
 
+class StateWatch:
+    """A connection that hears of a running guest's states, for a loop that waits for many.
+
+    :raise GuestError: there is no keeper.
+    """
+
+    def __init__(self, layout: Layout, name: str) -> None:
+        self._stack = contextlib.ExitStack()
+        self._sock = self._stack.enter_context(_asked(layout, name, Watch()))
+        self._news = _answers(self._sock, 0.0)
+
+    def fileno(self) -> int:
+        """Readable when there is news."""
+        return self._sock.fileno()
+
+    def take(self) -> tuple[list[StateChanged], bool]:
+        """The states that were told and not yet taken, and whether that was all."""
+        found: list[StateChanged] = []
+        try:
+            for change in self._news:
+                if isinstance(change, StateChanged):
+                    found.append(change)  # noqa: PERF401 - kept when the next one raises
+        except TimedOut:
+            self._news = _answers(self._sock, 0.0)
+            return found, False
+        return found, True
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        self._stack.close()
+
+
 class GuestWitness:
     """News of a running guest that somebody else started. Made by :func:`witness`."""
 

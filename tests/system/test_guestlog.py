@@ -41,13 +41,11 @@ def test_messages_of_programs_and_of_the_kernel(
         echo '<4>from the kernel' > /dev/kmsg
         logger "$(printf 'hostile \033[31m\377')" """
     assert inn("exec", machine, "sh", "-c", script).code == 0
-    since = time.monotonic()
 
     def found(text: str) -> list[dict[str, object]]:
         return [item for item in records(state_dir, machine) if text in str(item["text"])]
 
     eventually(lambda: bool(found("hostile")))
-    assert time.monotonic() - since < 5
     (hello,) = found("hello")
     assert (hello["source"], hello["severity"], hello["facility"]) == ("user", 3, 3)
     assert abs(float(str(hello["guest_at"])) - time.time()) < 30
@@ -55,6 +53,9 @@ def test_messages_of_programs_and_of_the_kernel(
     assert (kernel["source"], kernel["severity"]) == ("kernel", 4)
     (hostile,) = found("hostile")
     assert str(hostile["text"]).endswith(r"hostile \x1b[31m\xff")
+    shown = inn("logs", machine, "--source", "guest").stdout.decode()
+    assert "root: hello" in shown
+    assert "kernel: from the kernel" in shown
 
 
 def test_a_flood_is_bounded_and_its_loss_counted(

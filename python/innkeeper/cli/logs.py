@@ -24,8 +24,9 @@ from innkeeper.system.interrupt import interruptible
 
 _SOURCES: dict[str, tuple[Source, ...]] = {
     "console": ("console",),
+    "guest": ("guest",),
     "keeper": ("keeper",),
-    "all": ("console", "keeper"),
+    "all": ("console", "guest", "keeper"),
 }
 
 
@@ -36,7 +37,7 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
     type=click.Choice(list(_SOURCES)),
     default="console",
     show_default=True,
-    help="keeper: states, stages and warnings.",
+    help="guest: what its kernel and programs log; keeper: states, stages and warnings.",
 )
 @click.option(
     "--since",

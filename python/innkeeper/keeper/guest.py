@@ -230,10 +230,10 @@ class Start:
         plan = self._plan
         if plan.attached:
             return False
-        from innkeeper.keeper.guestlog import LOG_NAME, GuestLog, GuestLogServer
+        from innkeeper.keeper.guestlog import GuestLog, GuestLogServer
 
         path = guestlog_socket(self._held.folder)
-        log = GuestLog(plan.layout.machine(plan.machine.name).path / LOG_NAME)
+        log = GuestLog(plan.layout.machine(plan.machine.name).guest_log)
         stack.push_async_callback(GuestLogServer(listen_unix(path), log).close)
         stack.callback(path.unlink, missing_ok=True)
         return True

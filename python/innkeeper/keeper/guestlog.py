@@ -35,7 +35,6 @@ from innkeeper.system.sockets import StreamSocket
 
 # The host's port, where the agent dials.
 GUESTLOG_PORT = 9999
-LOG_NAME = "guest.log"
 _CONTENT_LIMIT = 1024
 # The agent sends at most 1200; whatever sends more is no agent of ours.
 _RECORDS_A_SECOND = 2000

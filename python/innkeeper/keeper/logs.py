@@ -5,9 +5,10 @@
 
     console.log   1763693567.123456 | what the guest wrote
                   1763693568.000000 ! [inn: 512 bytes lost]
+    guest.log     {"at": 1763693567.1, "source": "user", "text": "...", ...}
     keeper.log    {"at": 1763693567.1, "event": "state", "state": "running", ...}
 
-Both are rotated (`innkeeper.system.rotate`). What the keeper writes to its
+All are rotated (`innkeeper.system.rotate`). What the keeper writes to its
 stderr goes to keeper.log too; such lines have the time of the one before.
 """
 
@@ -31,7 +32,7 @@ from innkeeper.registry.machines import guest_lives, load_machine, read_record
 from innkeeper.system.follow import FolderWatch
 from innkeeper.system.rotate import RotatingFile, log_paths
 
-Source = Literal["console", "keeper"]
+Source = Literal["console", "guest", "keeper"]
 
 _STAMPED = re.compile(
     rb"(\d{10}\.\d{6})(" + FROM_GUEST.replace(b"|", rb"\|") + b"|" + FROM_KEEPER + b")"
@@ -93,9 +94,15 @@ def parse_line(source: Source, raw: bytes, before: float) -> Line:
     with contextlib.suppress(msgspec.DecodeError):
         value = msgspec.json.decode(raw)
         if isinstance(value, dict) and isinstance(value.get("at"), int | float):
-            text = plain_line(_tell_event(value).encode())
+            told = _tell_record(value) if source == "guest" else _tell_event(value)
+            text = plain_line(told.encode())
             return Line(source, float(value["at"]), text, lost=value.get("event") == "lost")
     return Line(source, before, plain_line(raw))
+
+
+def _tell_record(value: dict[str, Any]) -> str:
+    text = str(value.get("text", ""))
+    return f"kernel: {text}" if value.get("source") == "kernel" else text
 
 
 def _tell_event(value: dict[str, Any]) -> str:
@@ -208,7 +215,11 @@ class Logs:
             )
         load_machine(layout, name)
         folder = layout.machine(name)
-        paths: dict[Source, Path] = {"console": folder.console_log, "keeper": folder.keeper_log}
+        paths: dict[Source, Path] = {
+            "console": folder.console_log,
+            "guest": folder.guest_log,
+            "keeper": folder.keeper_log,
+        }
         self._layout = layout
         self._name = name
         self._readers = [LogReader(paths[source], source) for source in sources]

@@ -105,6 +105,11 @@ class MachineFolder(msgspec.Struct, frozen=True):
         return self.path / "console.log"
 
     @property
+    def guest_log(self) -> Path:
+        """What the guest's kernel and programs report, a JSON object a line."""
+        return self.path / "guest.log"
+
+    @property
     def keeper_log(self) -> Path:
         """What the keeper has to say, a JSON object a line."""
         return self.path / "keeper.log"

@@ -19,7 +19,6 @@ from typing import Any, Literal, Self
 
 from innkeeper.api.attached import Attached
 from innkeeper.api.commands import Commands
-from innkeeper.api.ending import stop_and_release
 from innkeeper.api.files import GuestFiles
 from innkeeper.api.session import Remote
 from innkeeper.api.settings import build_settings, read_tail
@@ -29,6 +28,7 @@ from innkeeper.keeper.machines import (
     remove_machine,
     resume_machine,
     start_machine,
+    stop_machine,
     wait_for_state,
 )
 from innkeeper.keeper.messages import Event, Ready, StageDone
@@ -273,11 +273,11 @@ class Machine(Commands):
         :raise TimedOut: its keeper did not end.
         """
         if self._attached is None:
-            return stop_and_release(self._layout, self.name, timeout_s=timeout_s)
+            return stop_machine(self._layout, self.name, timeout_s=timeout_s)
         if not self._attached.live:
             return False
         try:
-            return stop_and_release(self._layout, self.name, timeout_s=timeout_s)
+            return stop_machine(self._layout, self.name, timeout_s=timeout_s)
         except UnknownName:
             return False
         finally:

@@ -66,10 +66,13 @@ async def keep(plan: RunPlan, control: Control) -> None:
             held = claim(plan.layout, plan.machine.name)
             stack.callback(held.release)
             lifecycle = Lifecycle(plan, control, held)
-            await lifecycle.open_door(stack)
+            await lifecycle.open_door()
             reason = await lifecycle.run()
     except InnError as error:
         control.send(Failed(error.as_dict()))
+    if lifecycle is not None:
+        # After the name was given up: whoever asked for the stop may take it now.
+        await lifecycle.close_door()
     control.send(Ended(reason, keeper_peak_kib=lifecycle.peak_kib if lifecycle else 0))
 
 
@@ -93,42 +96,44 @@ class Lifecycle:
             error=None,
         )
 
-    async def open_door(self, stack: AsyncExitStack) -> None:
-        """Serve `keeper.sock`; `stack` closes it."""
+    async def open_door(self) -> None:
+        """Serve `keeper.sock`."""
         self._door = Door(
             listen_unix(self._held.folder.keeper), carry_out=self._carry_out, present=self._present
         )
         await self._door.open()
-        stack.push_async_callback(self._door.close)
+
+    async def close_door(self) -> None:
+        """Answer those who asked for the end, and stop serving."""
+        self._ended.set()
+        if self._door is not None:
+            await self._door.close()
 
     async def run(self) -> Reason:
         """All lives of the guest, until one is not followed by another.
 
         :raise InnError: the last one failed.
         """
-        try:
-            while True:
-                begun = time.monotonic()
-                failure: InnError | None = None
-                reason: Reason = "failed"
-                try:
-                    reason = await self._live()
-                except InnError as error:
-                    failure = error
-                    self._enter("failed", reason=error.brief, error=error.as_dict(), qemu_pid=None)
-                if time.monotonic() - begun > STABLE_S:
-                    self._ends_in_a_row = 0
-                if reason != "stopped" and await self._comes_again(failure):
-                    continue
-                if self._control.stop.done() and reason != "stopped":
-                    # Stopped between two lives, when there was nothing to end.
-                    self._enter("stopped")
-                    return "stopped"
-                if failure is not None:
-                    raise failure
-                return reason
-        finally:
-            self._ended.set()
+        while True:
+            begun = time.monotonic()
+            failure: InnError | None = None
+            reason: Reason = "failed"
+            try:
+                reason = await self._live()
+            except InnError as error:
+                failure = error
+                self._enter("failed", reason=error.brief, error=error.as_dict(), qemu_pid=None)
+            if time.monotonic() - begun > STABLE_S:
+                self._ends_in_a_row = 0
+            if reason != "stopped" and await self._comes_again(failure):
+                continue
+            if self._control.stop.done() and reason != "stopped":
+                # Stopped between two lives, when there was nothing to end.
+                self._enter("stopped")
+                return "stopped"
+            if failure is not None:
+                raise failure
+            return reason
 
     async def _live(self) -> Reason:
         """One life: start, run, end.

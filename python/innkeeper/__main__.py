@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -18,11 +19,21 @@ def main() -> None:
 
         sys.stdout.write(f"inn {__version__}\n")
         return
-    from innkeeper.cli.main import run_cli
     from innkeeper.system.descriptors import occupy_standard_descriptors
 
     occupy_standard_descriptors()
-    sys.exit(run_cli(sys.argv[1:]))
+    if sys.argv[1:2] == ["run"]:
+        # Its keeper loads its modules while we load ours.
+        from innkeeper.keeper.launch import launch_early
+
+        launch_early()
+    from innkeeper.cli.main import run_cli
+
+    code = run_cli(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter's own end would take 10 ms more and do nothing.
+    os._exit(code)
 
 
 if __name__ == "__main__":

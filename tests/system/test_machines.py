@@ -99,6 +99,17 @@ def test_a_killed_process_is_recorded_and_the_next_start_works(
     assert (runtime_dir / machine).is_dir()
 
 
+def test_a_terminated_keeper_stops_its_guest_in_order(
+    inn: Inn, machine: str, eventually: Eventually
+) -> None:
+    assert inn("start", machine).code == 0
+    keeper = record(inn, machine)["keeper_pid"]
+    os.kill(int(str(keeper)), signal.SIGTERM)
+    eventually(lambda: not alive(keeper))
+    ended = record(inn, machine)
+    assert (ended["state"], ended["rung"]) == ("stopped", "agent")
+
+
 def test_a_panic_is_recorded_with_its_evidence(
     inn: Inn, machine: str, eventually: Eventually
 ) -> None:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from guests import Inn
+from guests import INN, Inn
 
 
 def test_the_plan_is_complete_and_starts_nothing(inn: Inn, runtime_dir: Path) -> None:
@@ -78,3 +78,12 @@ def test_help_explains_options_and_exit_codes(inn: Inn) -> None:
     for verb in ("run", "plan", "doctor", "completion"):
         assert verb in text
         assert inn(verb, "--help").code == 0
+
+
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*INN, "ls"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert done.returncode == 125
+    assert done.stderr == b"inn: error: cannot write the output: No space left on device\n"

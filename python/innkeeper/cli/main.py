@@ -11,7 +11,7 @@ import sys
 import click
 
 from innkeeper.cli.output import render_error
-from innkeeper.errors import EXIT_USAGE, InnError
+from innkeeper.errors import EXIT_FAILURE, EXIT_USAGE, InnError
 from innkeeper.keeper.launch import drop_early
 from innkeeper.system.interrupt import Interrupted
 
@@ -139,6 +139,10 @@ def _run(arguments: list[str]) -> int:
         # The reader of our stdout went away; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as exc:
+        click.echo(f"inn: error: cannot write the output: {exc.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILURE
 
 
 def _wants_json(arguments: list[str]) -> bool:

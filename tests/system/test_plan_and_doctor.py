@@ -77,11 +77,14 @@ def test_help_explains_options_and_exit_codes(inn: Inn) -> None:
     assert "Exit codes" in text
     for verb in ("run", "plan", "doctor", "completion"):
         assert verb in text
-        assert inn(verb, "--help").code == 0
+        shown = inn(verb, "--help")
+        assert shown.code == 0
+        assert b"\\b" not in shown.stdout
+    assert "\n  inn run -- uname -r            a command in a fresh guest\n" in text
 
 
 def test_output_that_cannot_be_written_is_an_error() -> None:
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*INN, "ls"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
         )

@@ -30,7 +30,7 @@ _BETWEEN_S = 0.1
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 def cp(source: str, target: str, quiet: bool) -> None:
-    r"""Copy a file or a folder: one of SRC and DST is NAME:PATH, in the running guest NAME.
+    """Copy a file or a folder: one of SRC and DST is NAME:PATH, in the running guest NAME.
 
     \b
     inn cp app.conf web:/etc/        into a folder that exists

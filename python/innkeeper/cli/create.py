@@ -22,7 +22,7 @@ from innkeeper.registry.machines import create_machine
 @click.argument("name", required=False)
 @click.pass_context
 def create(ctx: click.Context, /, name: str | None, file: str | None, **values: Any) -> None:
-    r"""Create the machine NAME; `inn start` starts it.
+    """Create the machine NAME; `inn start` starts it.
 
     Every setting is an option, or a key of a TOML file:
 

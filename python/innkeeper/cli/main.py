@@ -90,7 +90,7 @@ class LazyGroup(click.Group):
 )
 @click.option("-V", "--version", is_flag=True, help="Print the version and exit.")
 def inn(version: bool) -> None:
-    r"""Start Linux guests from one command, with declared doors to their host.
+    """Start Linux guests from one command, with declared doors to their host.
 
     \b
     inn run -- uname -r            a command in a fresh guest
@@ -110,39 +110,40 @@ def inn(version: bool) -> None:
 def run_cli(arguments: list[str]) -> int:
     """Run `inn` with these arguments; returns the exit code, prints every error."""
     try:
-        return _run(arguments)
+        code: object = inn.main(args=arguments, prog_name="inn", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (click.ClickException, InnError) as exc:
+        return _tell(exc, arguments)
+    except Interrupted as exc:
+        return exc.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return 130
+    except OSError as exc:
+        return _lose_output(exc)
     finally:
         drop_early()
 
 
-def _run(arguments: list[str]) -> int:
-    try:
-        code: object = inn.main(args=arguments, prog_name="inn", standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as exc:
-        click.echo(exc.format_message(), err=True)
-        return EXIT_USAGE
-    except click.ClickException as exc:
-        exc.show()
-        return EXIT_USAGE
-    except click.exceptions.Abort:
-        return 130
-    except InnError as exc:
-        render_error(exc, as_json=_wants_json(arguments))
-        return exc.exit_code
-    except Interrupted as exc:
-        return exc.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of our stdout went away; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _tell(error: click.ClickException | InnError, arguments: list[str]) -> int:
+    if isinstance(error, InnError):
+        render_error(error, as_json=_wants_json(arguments))
+        return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+    else:
+        error.show()
+    return EXIT_USAGE
+
+
+def _lose_output(error: OSError) -> int:
+    """The exit code when our stdout cannot be written; a reader that left is no failure."""
+    # What is still buffered must not fail once more at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
         return 141
-    except OSError as exc:
-        click.echo(f"inn: error: cannot write the output: {exc.strerror}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return EXIT_FAILURE
+    click.echo(f"inn: error: cannot write the output: {error.strerror}", err=True)
+    return EXIT_FAILURE
 
 
 def _wants_json(arguments: list[str]) -> bool:

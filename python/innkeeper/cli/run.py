@@ -39,7 +39,7 @@ Row = tuple[str, float, int]
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] [COMMAND [ARG]...]")
 def run(**values: Any) -> int:
-    r"""Boot a fresh guest, run COMMAND in it, and leave nothing behind.
+    """Boot a fresh guest, run COMMAND in it, and leave nothing behind.
 
     The command's stdin, stdout, stderr and exit code are those of inn. Without
     COMMAND, the guest's shell runs. Ctrl-C goes to the command; while the guest

@@ -99,9 +99,7 @@ class Attached:
         """Close a forked child's copies without a word to the keeper. Idempotent."""
         self.live = False
         if not self._keeper.detached:
-            self._keeper.detached = True
-            self._keeper.child.leave()
-            self._keeper._sock.close()  # noqa: SLF001 - detach() would speak for the parent
+            self._keeper.forget()
 
     def _close(self) -> None:
         self.live = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import sys
 
 import click
@@ -13,6 +12,7 @@ import click
 from innkeeper.cli.output import render_error
 from innkeeper.errors import EXIT_FAILURE, EXIT_USAGE, InnError
 from innkeeper.keeper.launch import drop_early
+from innkeeper.system.descriptors import silence
 from innkeeper.system.interrupt import Interrupted
 
 # Verb to the attribute that implements it, and its line in `inn --help`.
@@ -139,7 +139,7 @@ def _tell(error: click.ClickException | InnError, arguments: list[str]) -> int:
 def _lose_output(error: OSError) -> int:
     """The exit code when our stdout cannot be written; a reader that left is no failure."""
     # What is still buffered must not fail once more at the end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    silence(1)
     if isinstance(error, BrokenPipeError):
         return 141
     click.echo(f"inn: error: cannot write the output: {error.strerror}", err=True)

@@ -29,6 +29,7 @@ from innkeeper.keeper.console import FROM_GUEST, FROM_KEEPER, plain_line
 from innkeeper.keeper.messages import Event
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import guest_lives, load_machine, read_record
+from innkeeper.system.descriptors import lead
 from innkeeper.system.follow import FolderWatch
 from innkeeper.system.rotate import RotatingFile, log_paths
 
@@ -61,9 +62,7 @@ class KeeperLog:
 
     def __init__(self, path: Path) -> None:
         # Rotated, the old file would still get what is written to stderr.
-        self._file = RotatingFile(
-            path, note=_tell_lost, on_open=lambda fd: _lead(fd, to=_STDERR), keep=1
-        )
+        self._file = RotatingFile(path, note=_tell_lost, on_open=_lead, keep=1)
 
     def say(self, event: Event) -> None:
         """Log one event with the time."""
@@ -71,9 +70,9 @@ class KeeperLog:
         self._file.write(msgspec.json.encode(value) + b"\n")
 
 
-def _lead(fd: int, *, to: int) -> None:
+def _lead(fd: int) -> None:
     with contextlib.suppress(OSError):
-        os.dup2(fd, to)
+        lead(_STDERR, fd)
 
 
 def _tell_lost(count: int) -> bytes:

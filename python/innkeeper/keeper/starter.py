@@ -145,6 +145,12 @@ class KeeperHandle:
         self.child.leave()
         self.detached = True
 
+    def forget(self) -> None:
+        """Close our end without a word: in a forked child, whose parent has the guest."""
+        self._sock.close()
+        self.child.leave()
+        self.detached = True
+
     def end(self) -> None:
         """Have the guest torn down, and clean up where the keeper cannot. Idempotent."""
         with contextlib.suppress(OSError):

@@ -17,3 +17,18 @@ def occupy_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+
+
+def lead(target: int, source: int) -> None:
+    """Make descriptor `target` another name of `source`, as dup2(2).
+
+    :raise OSError: `source` is not open.
+    """
+    os.dup2(source, target)
+
+
+def silence(target: int) -> None:
+    """Make descriptor `target` swallow what is written to it."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, target)
+    os.close(null)

@@ -41,6 +41,11 @@ _AT_START = pytest.StashKey["Snapshot"]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Become a subreaper; move the runtime folder to a short path of its own."""
+    # Under nohup or in a shell's background these are ignored, which children
+    # inherit and `inn` respects; the tests are about a program that was not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     # Short: a Unix socket's path holds 107 bytes (unix(7)).

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_good_ports() -> None:
     assert parse_ports([port(80), port(53, "0.0.0.0", 2), port(9, "::ffff:127.0.0.1")]) == (
         ListeningPort("tcp", 80, "127.0.0.1", True),
         ListeningPort("udp", 53, "0.0.0.0", False),
-        ListeningPort("tcp", 9, "::ffff:7f00:1", True),
+        ListeningPort("tcp", 9, str(ip_address("::ffff:127.0.0.1")), True),
     )
 
 

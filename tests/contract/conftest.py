@@ -75,7 +75,7 @@ def serving(*program: str) -> Iterator[Peer]:
 def agent_program() -> str:
     """The real agent; skips the test where it has not been built."""
     if not AGENT.exists():
-        pytest.skip(f"no agent at {AGENT.relative_to(HERE.parents[1])}; `make guest` builds it")
+        pytest.skip(f"no agent at {AGENT.relative_to(HERE.parents[1])}; `make setup` builds it")
     return str(AGENT)
 
 

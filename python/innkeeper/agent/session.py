@@ -24,7 +24,16 @@ from innkeeper.model.machine import Command
 from innkeeper.system import signals, terminal
 from innkeeper.system.pump import InputStream, OutputStream, Source, StreamSocket
 
-__all__ = ["Captured", "Stdio", "capture_session", "exec_capture", "run_session", "wants_tty"]
+__all__ = [
+    "Captured",
+    "Kept",
+    "Memory",
+    "Stdio",
+    "capture_session",
+    "exec_capture",
+    "run_session",
+    "wants_tty",
+]
 
 CAPTURE_LIMIT = 16 << 20
 
@@ -134,8 +143,8 @@ def _with_terminal_type(command: Command) -> Command:
     return msgspec.structs.replace(command, env=env)
 
 
-class _Memory:
-    """Bytes as a source."""
+class Memory:
+    """Bytes as a session's stdin."""
 
     fd = -1
 
@@ -143,12 +152,16 @@ class _Memory:
         self._rest = memoryview(data)
 
     def read(self) -> bytes:
+        """The next bytes, b"" at the end."""
         chunk, self._rest = self._rest[: 64 << 10], self._rest[64 << 10 :]
         return bytes(chunk)
 
 
-class _Capture:
-    """A sink that keeps the first bytes and counts the others as lost."""
+class Kept:
+    """A sink that keeps the first bytes.
+
+    :ivar truncated: there were more.
+    """
 
     fd = -1
     pending = 0
@@ -159,12 +172,13 @@ class _Capture:
         self.truncated = False
 
     def put(self, data: bytes) -> None:
+        """Keep what there is room for."""
         self.truncated = self.truncated or len(data) > self._room
         self.data += data[: self._room]
         self._room -= min(len(data), self._room)
 
     def flush(self, *, polled: bool) -> None:
-        pass
+        """Nothing waits."""
 
 
 def capture_session(
@@ -187,11 +201,11 @@ def capture_session(
 
     :raise InnError: as :func:`run_session`.
     """
-    kept, complaints = _Capture(max_bytes), _Capture(max_bytes)
+    kept, complaints = Kept(max_bytes), Kept(max_bytes)
     with contextlib.ExitStack() as stack:
         around = _surroundings(watch_fd, on_watch, deadline, timeout_s)
         around.signals = stack.enter_context(signals.SignalWatch(FORWARDED))
-        source: Source = _Memory(stdin)
+        source: Source = Memory(stdin)
         if stdin_fd is not None:
             inherited = InputStream(stdin_fd)
             stack.callback(inherited.close)

@@ -10,10 +10,11 @@ from typing import Literal, overload
 
 from innkeeper.agent.connect import connect_port
 from innkeeper.agent.loop import TimeLimit
+from innkeeper.agent.session import Kept, Memory
 from innkeeper.api.attached import Attached
 from innkeeper.api.completed import CompletedExec
 from innkeeper.api.process import GuestProcess
-from innkeeper.api.session import Kept, Memory, Remote, RemoteSession
+from innkeeper.api.session import Remote, RemoteSession
 from innkeeper.errors import GuestError, GuestLost, InnError, UsageError, error_from_dict
 from innkeeper.keeper.machines import require_running, wait_for_state
 from innkeeper.model.machine import Command

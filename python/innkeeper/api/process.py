@@ -15,8 +15,9 @@ import warnings
 from collections.abc import Callable
 from typing import BinaryIO, Self
 
+from innkeeper.agent.session import Kept
 from innkeeper.agent.vsh import WindowSize
-from innkeeper.api.session import DIRECT_SIGNALS, HUNG_UP, Kept, Remote, RemoteSession
+from innkeeper.api.session import DIRECT_SIGNALS, HUNG_UP, Remote, RemoteSession
 from innkeeper.errors import GuestError, GuestLost, InnError, TimedOut
 from innkeeper.model.machine import Command
 from innkeeper.system.pump import InputStream, OutputStream, Sink

@@ -23,8 +23,6 @@ DIRECT_SIGNALS = (1, 2, 3, 15)
 # The exit code of a session that was hung up: as after SIGKILL.
 HUNG_UP = 137
 
-_CHUNK_BYTES = 64 << 10
-
 
 class Remote(SignalWatch):
     """Signals for a guest's command, sent by any thread, read by its session's loop.
@@ -131,41 +129,3 @@ class RemoteSession(Session):
         elif isinstance(event, Exited):
             self.code = event.code
             self.exited.set()
-
-
-class Memory:
-    """Bytes as a session's stdin."""
-
-    fd = -1
-
-    def __init__(self, data: bytes) -> None:
-        self._rest = memoryview(data)
-
-    def read(self) -> bytes:
-        """The next bytes, b"" at the end."""
-        chunk, self._rest = self._rest[:_CHUNK_BYTES], self._rest[_CHUNK_BYTES:]
-        return bytes(chunk)
-
-
-class Kept:
-    """A sink that keeps the first `limit_bytes` bytes.
-
-    :ivar truncated: there were more.
-    """
-
-    fd = -1
-    pending = 0
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._room = limit_bytes
-        self.data = bytearray()
-        self.truncated = False
-
-    def put(self, data: bytes) -> None:
-        """Keep what there is room for."""
-        self.truncated = self.truncated or len(data) > self._room
-        self.data += data[: self._room]
-        self._room -= min(len(data), self._room)
-
-    def flush(self, *, polled: bool) -> None:
-        """Nothing waits."""

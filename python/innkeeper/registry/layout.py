@@ -39,6 +39,11 @@ class Layout(msgspec.Struct, frozen=True):
         """The folder with a folder for each machine."""
         return Path(self.state_dir) / "machines"
 
+    @property
+    def images(self) -> Path:
+        """Parent of the stored bundles' folders (`innkeeper.model.bundle`)."""
+        return Path(self.state_dir) / "images"
+
     def machine(self, name: str) -> MachineFolder:
         """The folder of the machine with this name."""
         return MachineFolder(self.machines / name)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle: a stored image with a root file system, as `inn image` makes and keeps it.
+
+::
+
+    <state>/images/NAME/     read-only once it is there; used by any number of guests
+      bundle.json            this value
+      vmlinuz[-FLAVOUR]      kernels as their makers shipped them
+      modules[-FLAVOUR].cpio the modules that a guest needs before it has its root
+      root.erofs             the root file system (or .squashfs, .ext4)
+      tools.erofs            optional: a second read-only file system
+
+The agent is not part of a bundle: it is added at each start, so that a bundle
+stays good when innkeeper is updated.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+RootType = Literal["erofs", "squashfs", "ext4", "btrfs", "xfs"]
+ROOT_TYPES: tuple[RootType, ...] = ("erofs", "squashfs", "ext4", "btrfs", "xfs")
+
+BUNDLE_FILE = "bundle.json"
+
+
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of a bundle.
+
+    :ivar sha256: of its content, in hex.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class StoredKernel(msgspec.Struct, frozen=True, kw_only=True):
+    """One of a bundle's kernels.
+
+    :ivar flavour: by which a machine chooses it; the first one is the default.
+    :ivar file: a bzImage or an ELF kernel.
+    :ivar modules_file: a cpio archive of `lib/modules/RELEASE/`; "" where all that
+        is needed is built in.
+    :ivar modules: names of the modules in it.
+    """
+
+    flavour: str
+    release: str
+    file: str
+    modules_file: str = ""
+    modules: tuple[str, ...] = ()
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle holds. File names are relative to its folder.
+
+    :ivar digest: SHA-256 over the names and digests of `files`, in hex.
+    :ivar arch: as in `uname -m`.
+    :ivar root: the root file system; "" for a bundle of kernels alone.
+    :ivar init: what becomes PID 1 on the root: our agent, or a program of the root
+        beside which the agent runs as a service.
+    :ivar tools: a read-only file system for /opt/google/cros-containers, or "".
+    :ivar recipe: what it was made from.
+    """
+
+    version: int = 1
+    name: str
+    digest: str
+    arch: str = "x86_64"
+    kernels: tuple[StoredKernel, ...]
+    root: str = ""
+    root_type: RootType = "erofs"
+    init: str = "agent"
+    tools: str = ""
+    files: tuple[StoredFile, ...]
+    recipe: dict[str, Any] = {}

@@ -8,6 +8,7 @@ the rest is `HostError`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -18,6 +19,12 @@ from typing import IO, Self
 
 from innkeeper.errors import HostError, InnError, OutOfSpace
 from innkeeper.system.process import spawn
+
+# fcntl.h and linux/fs.h
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -63,6 +70,18 @@ def sync_folder(path: Path) -> None:
     :raise OSError: it cannot be opened or synced.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Bring the content of a file, which another program wrote, to the disk.
+
+    :raise OSError: it cannot be opened or synced.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(fd)
     finally:
@@ -186,6 +205,35 @@ def move_folder(source: Path, target: Path) -> bool:
             raise
         sync_folder(target.parent)
     return True
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a finished folder in another's place and remove the other.
+
+    Both change their names at once, where the file system can (renameat2(2)); at no
+    moment is there nothing with the name `target` then.
+
+    :raise HostError: it could not be renamed; the old one is untouched.
+    """
+    with naming_errors(target, doing="replace"):
+        sync_folder(source)
+        if _exchange(source, target):
+            remove_folder(source)
+        else:
+            remove_folder(target)
+            os.rename(source, target)
+        sync_folder(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names; False where the file system cannot do it."""
+    names = os.fsencode(one), os.fsencode(other)
+    if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def remove_folder(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Self
 
 
 class FileLock:
-    """An exclusive lock on a file, held from construction by :func:`try_lock` to :meth:`release`."""
+    """A lock on a file or folder, held from construction by a function here to :meth:`release`."""
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
@@ -70,6 +70,40 @@ def lock_folder(path: Path) -> FileLock:
         os.close(fd)
         raise
     return FileLock(fd, path)
+
+
+def try_lock_folder(path: Path) -> FileLock | None:
+    """As :func:`lock_folder`, but None when somebody holds it, alone or shared.
+
+    :raise OSError: the folder cannot be opened, or is not there any more.
+    """
+    return _lock_named_folder(path, fcntl.LOCK_EX)
+
+
+def share_folder(path: Path) -> FileLock | None:
+    """A lock on a folder that any number may share; None when somebody has it alone.
+
+    :raise OSError: the folder cannot be opened, or is not there any more.
+    """
+    return _lock_named_folder(path, fcntl.LOCK_SH)
+
+
+def _lock_named_folder(path: Path, kind: int) -> FileLock | None:
+    """A folder that was renamed between open and lock is not the one meant, and is tried again."""
+    while True:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        lock = FileLock(fd, path)
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                return lock
+        except BlockingIOError:
+            lock.release()
+            return None
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::failures::Failures;
 use crate::process::reaper::Reaper;
 use crate::transport::{Listener, Transport};
-use crate::{announce, console, control, forward, guestlog, vsh};
+use crate::{announce, console, control, forward, guestlog, login, vsh};
 
 /// Pauses between attempts to listen, as PID 1 only: the vsock module may come
 /// with a later image layer, and PID 1 must not end.
@@ -32,6 +32,8 @@ pub struct Settings {
     pub started: Duration,
     /// Whether the host's clock is taken over.
     pub sets_clock: bool,
+    /// Whether a login shell runs on the console.
+    pub console_shell: bool,
 }
 
 /// What the servers share.
@@ -138,6 +140,10 @@ async fn serve(settings: Settings, agent: Arc<Agent>) -> io::Result<()> {
     let mut ends = Ends::new()?;
     // Before anything that may take its time: orphans exist already.
     let reaper = tokio::spawn(agent.reaper.clone().run());
+    if settings.console_shell {
+        // Before the servers: it is for the guest whose vsock is broken.
+        tokio::spawn(login::run(Arc::clone(&agent)));
+    }
     let shells = listen(&settings.transport, vsh::PORT, &agent).await?;
     let control = listen(&settings.transport, control::PORT, &agent).await?;
     let forwards = listen(&settings.transport, forward::PORT, &agent).await?;

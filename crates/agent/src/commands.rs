@@ -93,6 +93,7 @@ fn run_serve(args: &[OsString], started: Duration) -> ExitCode {
             transport,
             started,
             sets_clock: false,
+            console_shell: false,
         },
         Vec::new(),
     )

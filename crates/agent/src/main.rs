@@ -14,6 +14,7 @@ mod failures;
 mod forward;
 mod guestlog;
 mod init;
+mod login;
 mod ports;
 mod process;
 mod stream;

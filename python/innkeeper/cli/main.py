@@ -27,6 +27,7 @@ VERBS = {
     "inspect": ("innkeeper.cli.ls:inspect", "Show everything that is known of a machine."),
     "exec": ("innkeeper.cli.exec:exec_verb", "Run a command in a running guest."),
     "shell": ("innkeeper.cli.exec:shell", "Open a shell in a running guest."),
+    "console": ("innkeeper.cli.console:console", "Sit at a guest's serial console."),
     "cp": ("innkeeper.cli.cp:cp", "Copy files between the host and a running guest."),
     "logs": ("innkeeper.cli.logs:logs", "Print what a guest's console and its keeper said."),
     "events": ("innkeeper.cli.events:events", "Print every change of state as it happens."),

@@ -20,6 +20,7 @@ from innkeeper.errors import (
 from innkeeper.keeper.messages import (
     LINE_LIMIT_BYTES,
     Answer,
+    Attach,
     Operation,
     Refused,
     StateChanged,
@@ -130,6 +131,31 @@ def witness(layout: Layout, name: str) -> Iterator[GuestWitness]:
     """
     with _asked(layout, name, Watch()) as sock:
         yield GuestWitness(layout, name, sock)
+
+
+@contextlib.contextmanager
+def console_connection(
+    layout: Layout, name: str, *, read_only: bool
+) -> Iterator[tuple[StreamSocket, bytes]]:
+    """A connection that carries the console's bytes, and the first of them.
+
+    :raise GuestError: there is no keeper, or it went away.
+    :raise InnError: it refused, with its reason.
+    """
+    with _asked(layout, name, Attach(read_only)) as sock:
+        buffer = bytearray()
+        while b"\n" not in buffer:
+            if not wait_readable(sock, _CONNECT_LIMIT_S):
+                raise TimedOut("the keeper did not answer in time", stage="keeper")
+            data = sock.recv(65536)
+            if not data:
+                raise GuestError(f"the keeper of {name!r} went away", stage="keeper")
+            buffer += data
+        line, _, rest = bytes(buffer).partition(b"\n")
+        answer: Answer = msgspec.json.decode(line, type=Answer)
+        if isinstance(answer, Refused):
+            raise error_from_dict(answer.error)
+        yield sock, rest
 
 
 @contextlib.contextmanager

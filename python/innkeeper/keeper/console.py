@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's serial console: always drained, the end of it remembered, copied where asked.
+"""The guest's serial console: always drained, remembered, copied, and shown to the attached.
 
 A guest writes what and as much as it likes here. Memory is bounded by
 `_REMEMBERED_BYTES`; control bytes are escaped before a person sees them.
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from innkeeper.keeper.audience import Audience
 from innkeeper.system.files import open_append
 from innkeeper.system.rotate import LIMIT_BYTES, RotatingFile
 from innkeeper.system.sockets import StreamSocket
@@ -121,9 +122,14 @@ class Console:
     :ivar panic: a future with the text of the kernel's first panic line.
     """
 
-    def __init__(self, sock: StreamSocket, copy: Copy | None) -> None:
+    def __init__(
+        self, sock: StreamSocket, copy: Copy | None, audience: Audience | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.panic: asyncio.Future[str] = loop.create_future()
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._typing = asyncio.Lock()
+        self._audience = audience
         self._loop = loop
         self._sock = sock
         self._copy = copy
@@ -139,16 +145,35 @@ class Console:
         """Begin to read."""
         self._sock.settimeout(0)
         self._loop.add_reader(self._sock.fileno(), self._on_readable)
+        if self._audience is not None:
+            self._audience.seat(self)
 
     def close(self) -> None:
         """Read what is left, stop, and close the copy. The socket stays its owner's. Idempotent."""
+        if not self._closed.done():
+            self._closed.set_result(None)
+        if self._audience is not None:
+            self._audience.seat(None)
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
             while self._read():
                 pass
         if self._copy is not None:
             self._copy.close()
         self.panic.cancel()
+
+    async def type(self, data: bytes) -> None:
+        """Hand bytes to the guest as if they were typed, and wait until it took them."""
+        async with self._typing:
+            if self._closed.done():
+                return
+            sending = asyncio.ensure_future(self._loop.sock_sendall(self._sock, data))
+            await asyncio.wait({sending, self._closed}, return_when=asyncio.FIRST_COMPLETED)
+            sending.cancel()
+            # A guest that is gone takes nothing.
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await sending
 
     def evidence(self) -> tuple[str, ...]:
         """The lines that tell most: those around a panic, else the last ones."""
@@ -179,6 +204,8 @@ class Console:
         self._silent = False
         self._tail += data
         del self._tail[:-_REMEMBERED_BYTES]
+        if self._audience is not None:
+            self._audience.hear(data)
         if self._copy is not None:
             self._copy.write(data)
         if not self.panic.done():

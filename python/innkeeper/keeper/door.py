@@ -14,7 +14,16 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from innkeeper.errors import InnError, ProtocolError
-from innkeeper.keeper.messages import Answer, Done, Operation, Refused, StateChanged, Watch
+from innkeeper.keeper.audience import Audience
+from innkeeper.keeper.messages import (
+    Answer,
+    Attach,
+    Done,
+    Operation,
+    Refused,
+    StateChanged,
+    Watch,
+)
 from innkeeper.system.sockets import StreamSocket
 
 _LINE_LIMIT_BYTES = 64 * 1024
@@ -29,6 +38,7 @@ class Door:
     :param carry_out: does an operation and returns when it is done; raises
         `InnError` where it cannot be.
     :param present: the state to tell a new watcher.
+    :param audience: where those who attach to the console go; ended by :meth:`close`.
     """
 
     def __init__(
@@ -37,10 +47,12 @@ class Door:
         *,
         carry_out: Callable[[Operation], Awaitable[None]],
         present: Callable[[], StateChanged],
+        audience: Audience,
     ) -> None:
         self._sock = sock
         self._carry_out = carry_out
         self._present = present
+        self._audience = audience
         self._server: asyncio.AbstractServer | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Queue[StateChanged]] = set()
@@ -65,6 +77,7 @@ class Door:
         # Watchers end with the server; whoever asked for the stop hears of it.
         for queue in self._watchers:
             queue.put_nowait(self._present()) if not queue.full() else None
+        self._audience.end()
         if self._connections:
             await asyncio.wait(self._connections, timeout=grace_s)
         for task in self._connections:
@@ -91,6 +104,10 @@ class Door:
             operation = msgspec.json.decode(line, type=Operation)
             if isinstance(operation, Watch):
                 await self._watch(reader, writer)
+                return
+            if isinstance(operation, Attach):
+                await _answer(writer, Done())
+                await self._audience.attend(reader, writer, read_only=operation.read_only)
                 return
             await self._carry_out(operation)
         except InnError as error:

@@ -17,6 +17,7 @@ import msgspec
 
 from innkeeper.errors import BootFailed, InnError
 from innkeeper.hypervisors.qemu.drive import Qemu, start_qemu
+from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.console import Console, open_copy
 from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
 from innkeeper.keeper.network import configure_user_network
@@ -121,6 +122,7 @@ class Start:
 
     :param on_stage: called with each stage that is over and its seconds.
     :param on_qemu: called with QEMU's pid.
+    :param audience: who sees the console.
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class Start:
         stop: asyncio.Future[StopRequest],
         on_stage: Callable[[str, float], None],
         on_qemu: Callable[[int], None],
+        audience: Audience,
     ) -> None:
         self._plan = plan
         self._held = held
         self._stop = stop
         self._on_stage = on_stage
         self._on_qemu = on_qemu
+        self._audience = audience
         self._since = time.monotonic()
 
     async def run(self, outer: AsyncExitStack) -> tuple[Guest, StartReport]:
@@ -204,7 +208,8 @@ class Start:
         stack.push_async_callback(announce.close)
         stack.callback(folder.announce.unlink, missing_ok=True)
         plan = self._plan
-        console = Console(qemu.console, open_copy(plan.console_file, log=not plan.attached))
+        copy = open_copy(plan.console_file, log=not plan.attached)
+        console = Console(qemu.console, copy, self._audience)
         console.start()
         stack.callback(console.close)
         return Guest(qemu, console, announce)

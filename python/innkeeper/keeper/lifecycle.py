@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from innkeeper.errors import InnError, UsageError
+from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.control import Control
 from innkeeper.keeper.door import Door
 from innkeeper.keeper.failure import explain_agent_loss, explain_end
@@ -86,6 +87,7 @@ class Lifecycle:
         self._held = held
         self._guest: Guest | None = None
         self._door: Door | None = None
+        self._audience = Audience()
         self._was_ready = False
         self._ends_in_a_row = 0
         self._ended = asyncio.Event()
@@ -99,7 +101,10 @@ class Lifecycle:
     async def open_door(self) -> None:
         """Serve `keeper.sock`."""
         self._door = Door(
-            listen_unix(self._held.folder.keeper), carry_out=self._carry_out, present=self._present
+            listen_unix(self._held.folder.keeper),
+            carry_out=self._carry_out,
+            present=self._present,
+            audience=self._audience,
         )
         await self._door.open()
 
@@ -150,6 +155,7 @@ class Lifecycle:
                     stop=stop,
                     on_stage=self._on_stage,
                     on_qemu=lambda pid: self._write(qemu_pid=pid),
+                    audience=self._audience,
                 )
                 guest, report = await start.run(stack)
                 self._guest = guest
@@ -213,6 +219,7 @@ class Lifecycle:
         if self._control.stop.done():
             return False
         self._write(restarts=self._record.restarts + 1)
+        self._audience.tell("the guest starts again")
         return True
 
     async def _carry_out(self, operation: Operation) -> None:

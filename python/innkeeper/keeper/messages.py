@@ -8,8 +8,9 @@
     starter ──Detach (the guest stays) │ Stop │ closes──>
     starter <─Ended────────────────────────────
 
-    anybody ──Stop │ Pause │ Resume │ Watch──> keeper.sock
+    anybody ──Stop │ Pause │ Resume │ Watch │ Attach──> keeper.sock
     anybody <─Done │ Refused │ StateChanged*──
+    anybody <─Done, then the console's bytes as they are, both ways── (after Attach)
 """
 
 from __future__ import annotations
@@ -106,13 +107,25 @@ class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
     """Answered with the present state and every later one, until the guest ends."""
 
 
+class Attach(msgspec.Struct, frozen=True, tag_field="op", tag="attach"):
+    """Join the console: once answered, the connection carries its bytes, both ways.
+
+    It begins with the end of what the console said so far, and ends when the
+    keeper ends, or the asker closes.
+
+    :ivar read_only: what the asker sends is dropped.
+    """
+
+    read_only: bool = False
+
+
 Event = StageDone | StateChanged | Ready | Failed | Ended
 """What a keeper says to its starter."""
 
 Answer = Done | Refused | StateChanged
 """What a keeper says on its own socket."""
 
-Operation = Stop | Pause | Resume | Watch
+Operation = Stop | Pause | Resume | Watch | Attach
 """What may be asked of a keeper on its own socket."""
 
 # The longest line either side accepts; a plan or an error with evidence is far smaller.

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from innkeeper.errors import GuestError
+from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.door import Door
 from innkeeper.keeper.messages import Operation, Pause, StateChanged, Stop
 from innkeeper.system.sockets import listen_unix
@@ -31,7 +32,12 @@ def with_door(
                 raise GuestError("it does not run")
             done.append(operation)
 
-        door = Door(listen_unix(path), carry_out=carry_out, present=lambda: RUNNING)
+        door = Door(
+            listen_unix(path),
+            carry_out=carry_out,
+            present=lambda: RUNNING,
+            audience=Audience(),
+        )
         await door.open()
         clients: list[asyncio.StreamWriter] = []
 

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! LaunchProcess: programs without a session.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -17,6 +15,7 @@ use tonic::Status;
 use super::proto::{LaunchProcessRequest, LaunchProcessResponse, ProcessStatus};
 use crate::agent::Agent;
 use crate::process::environment::Environment;
+use crate::process::limit::{MAX_STARTS, START_WINDOW, StartLimit};
 use crate::process::output::Output;
 use crate::process::reaper::{Child, Exit, Reaper};
 use crate::process::spawn::{Plan, SpawnError, Step, c_strings, spawn};
@@ -25,10 +24,6 @@ use crate::stream::Stream;
 
 /// Output kept of a process somebody waits for.
 const MAX_OUTPUT: usize = 64 << 10;
-
-/// Starts within the window after which a program counts as broken.
-const MAX_STARTS: usize = 10;
-const START_WINDOW: Duration = Duration::from_secs(30);
 
 /// Starts the program; waits for it if asked to.
 pub async fn launch_process(
@@ -173,39 +168,5 @@ async fn supervise(agent: Arc<Agent>, request: LaunchProcessRequest, mut child: 
             },
             () = Agent::stopped(agent.conversations()) => return,
         }
-    }
-}
-
-/// Counts starts in a moving window.
-#[derive(Default)]
-struct StartLimit(VecDeque<Instant>);
-
-impl StartLimit {
-    /// Notes a start at `now`, if one more is allowed.
-    fn allows(&mut self, now: Instant) -> bool {
-        self.0
-            .retain(|start| now.duration_since(*start) < START_WINDOW);
-        let allowed = self.0.len() < MAX_STARTS;
-        if allowed {
-            self.0.push_back(now);
-        }
-        allowed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ten_starts_in_thirty_seconds() {
-        let mut limit = StartLimit::default();
-        let begin = Instant::now();
-        for second in 0..10 {
-            assert!(limit.allows(begin + Duration::from_secs(second)));
-        }
-        assert!(!limit.allows(begin + Duration::from_secs(29)));
-        assert!(limit.allows(begin + Duration::from_secs(30)));
-        assert!(!limit.allows(begin + Duration::from_secs(30)));
     }
 }

@@ -11,6 +11,8 @@ pub struct Cmdline {
     pub hostname: Option<String>,
     /// `inn.modules=`, in order.
     pub modules: Vec<String>,
+    /// `inn.console=shell`
+    pub console_shell: bool,
 }
 
 /// Reads /proc/cmdline.
@@ -27,6 +29,8 @@ fn parse(text: &str) -> Cmdline {
         } else if let Some(names) = word.strip_prefix("inn.modules=") {
             let names = names.split(',').filter(|name| !name.is_empty());
             cmdline.modules = names.map(str::to_owned).collect();
+        } else if let Some(what) = word.strip_prefix("inn.console=") {
+            cmdline.console_shell = what == "shell";
         } else if word == "--" {
             // What follows is init's argv, by the kernel's own rule.
             break;
@@ -62,6 +66,12 @@ mod tests {
         );
         assert_eq!(cmdline.hostname.as_deref(), Some("t"));
         assert_eq!(cmdline.modules, ["virtio_mmio", "vsock"]);
+    }
+
+    #[test]
+    fn a_shell_on_the_console_is_asked_for_by_its_name() {
+        assert!(parse("quiet inn.console=shell").console_shell);
+        assert!(!parse("inn.console=nothing -- inn.console=shell").console_shell);
     }
 
     #[test]

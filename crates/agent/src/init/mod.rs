@@ -35,6 +35,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
         transport: Transport::Vsock,
         started,
         sets_clock: true,
+        console_shell: cmdline.console_shell,
     };
     (settings, problems.list)
 }

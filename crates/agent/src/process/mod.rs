@@ -2,6 +2,7 @@
 //! Processes the agent starts: who they run as, how they start, how they end.
 
 pub mod environment;
+pub mod limit;
 pub mod output;
 pub mod pty;
 pub mod reaper;

@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any
 from innkeeper._version import __version__
 
 if TYPE_CHECKING:
-    from innkeeper.api import AsyncMachine, CompletedExec, ExecError, GuestProcess, Machine
+    from innkeeper.api import (
+        AsyncMachine,
+        CompletedExec,
+        ExecError,
+        Forward,
+        GuestProcess,
+        Machine,
+    )
     from innkeeper.errors import InnError
 
 __all__ = [
     "AsyncMachine",
     "CompletedExec",
     "ExecError",
+    "Forward",
     "GuestProcess",
     "InnError",
     "Machine",

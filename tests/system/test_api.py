@@ -169,6 +169,21 @@ def test_a_detached_guest_stays_until_it_is_ended() -> None:
     assert found.stop(0)
 
 
+def test_a_detached_guest_holds_nothing_of_its_starter() -> None:
+    program = (
+        "import innkeeper\ninnkeeper.Machine.run('tiny', name='alone', memory='256M').detach()\n"
+    )
+    try:
+        # It returns when nobody has the pipes any more.
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert Machine.get("alone").exec(["true"]).returncode == 0
+    finally:
+        Machine.get("alone").stop(0)
+
+
 def test_a_dropped_guest_warns_and_ends(runtime_dir: Path) -> None:
     vm = Machine.run("tiny", name="dropped", memory="256M")
     with warnings.catch_warnings(record=True) as caught:

@@ -3,6 +3,7 @@
 
 from innkeeper.api.aio import AsyncGuestProcess, AsyncMachine
 from innkeeper.api.completed import CompletedExec, ExecError
+from innkeeper.api.forward import Forward
 from innkeeper.api.machine import Machine
 from innkeeper.api.process import GuestProcess
 
@@ -11,6 +12,7 @@ __all__ = [
     "AsyncMachine",
     "CompletedExec",
     "ExecError",
+    "Forward",
     "GuestProcess",
     "Machine",
 ]

@@ -1,119 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The async twins of `Machine` and `GuestProcess`: the same names, with `await`.
-
-Each call runs in a thread of its own, not in the loop's pool of a few threads,
-which some long commands would fill. A call that is cancelled is first told to
-end, then waited for: afterwards nothing of it runs, here or in the guest.
-"""
+"""The async twins of `Machine` and `GuestProcess`: the same names, with `await`."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, Unpack, overload
 
-from innkeeper.api.commands import OUTPUT_LIMIT_BYTES, make_command
 from innkeeper.api.completed import CompletedExec
-from innkeeper.api.files import GuestFiles
+from innkeeper.api.files import (
+    PULL_LIMIT_BYTES,
+    PULL_LIMIT_ENTRIES,
+    READ_LIMIT_BYTES,
+    GuestFiles,
+)
+from innkeeper.api.forward import Forward
 from innkeeper.api.machine import Condition, Machine
 from innkeeper.api.process import GuestProcess
 from innkeeper.api.session import Remote
-from innkeeper.errors import GuestError, InnError, TimedOut
+from innkeeper.api.settings import CreateOptions, ExecOptions, PopenOptions, RunOptions
+from innkeeper.api.threads import Opening, in_thread, patiently
+from innkeeper.errors import GuestError, InnError
+from innkeeper.keeper.logs import Line, Source
 from innkeeper.keeper.machines import stop_machine
-from innkeeper.model.machine import RestartPolicy
 from innkeeper.model.record import Record, State
 from innkeeper.registry.layout import host_layout
-
-T = TypeVar("T")
-
-# A cancelled wait ends within this time.
-_SLICE_S = 0.5
-
-
-async def in_thread(
-    work: Callable[[], T],
-    *,
-    give_up: Callable[[], None] = lambda: None,
-    discard: Callable[[T], None] = lambda _result: None,
-) -> T:
-    """The result of `work`, done in a thread of its own.
-
-    :param give_up: called when the task is cancelled; makes `work` end soon.
-    :param discard: undoes a result that came although the task was cancelled.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def finish(results: list[T], error: BaseException | None) -> None:
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(results[0])
-
-    def body() -> None:
-        results: list[T] = []
-        error: BaseException | None = None
-        try:
-            results.append(work())
-        except BaseException as exc:  # noqa: BLE001 - goes to the task that waits
-            error = exc
-        # The loop is closed where the program ends without waiting.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(finish, results, error)
-
-    threading.Thread(target=body, name="innkeeper", daemon=True).start()
-    try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        give_up()
-        while not done.done():
-            # A second cancellation must not leave the thread behind either.
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({done})
-        if done.exception() is None:
-            result = done.result()
-            await in_thread(lambda: discard(result))
-        raise
-
-
-async def _patiently(wait: Callable[[float], T], timeout_s: float | None) -> T:
-    """A wait that a cancellation can end: in slices.
-
-    :raise TimedOut: the time is over.
-    """
-    deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout_s is None else timeout_s)
-    while True:
-        left_s = deadline - time.monotonic()
-        slice_s = max(0.0, min(left_s, _SLICE_S))
-        try:
-            return await in_thread(partial(wait, slice_s))
-        except TimedOut:
-            if left_s <= _SLICE_S:
-                raise
-
-
-class _Starting:
-    """`AsyncMachine.run(...)`: to be awaited, or entered with `async with`."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._machine: AsyncMachine | None = None
-
-    def __await__(self) -> Generator[Any, None, AsyncMachine]:
-        return self._make().__await__()  # type: ignore[no-any-return]  # a coroutine of it
-
-    async def __aenter__(self) -> AsyncMachine:
-        self._machine = await self
-        return self._machine
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._machine is not None
-        await self._machine.close()
 
 
 class AsyncMachine:
@@ -134,33 +47,27 @@ class AsyncMachine:
         self.files = AsyncGuestFiles(machine.files)
 
     @classmethod
-    def run(cls, image: str = "tiny", **settings: Any) -> _Starting:
-        """Start an ephemeral guest: `await` it, or enter it with `async with`.
+    def run(cls, image: str = "tiny", **settings: Unpack[RunOptions]) -> Opening[AsyncMachine]:
+        """Start an ephemeral guest, as :meth:`Machine.run`.
 
-        :param settings: as those of :meth:`Machine.run`.
-        :raise InnError: as :meth:`Machine.run`.
+        `await` it, or enter it with `async with`.
         """
 
         async def make() -> AsyncMachine:
-            remote = Remote()
-            try:
+            with Remote() as remote:
                 machine = await in_thread(
                     lambda: Machine._run(image, remote=remote, **settings),  # noqa: SLF001 - the same package
                     give_up=remote.hang_up,
                     discard=Machine.close,
                 )
-            finally:
-                remote.close()
             return cls(machine)
 
-        return _Starting(make)
+        return Opening(make, AsyncMachine.close)
 
     @classmethod
-    async def create(
-        cls, name: str, *, restart: RestartPolicy = "never", **settings: Any
-    ) -> AsyncMachine:
+    async def create(cls, name: str, **settings: Unpack[CreateOptions]) -> AsyncMachine:
         """Describe a machine that stays, as :meth:`Machine.create`."""
-        return cls(await in_thread(lambda: Machine.create(name, restart=restart, **settings)))
+        return cls(await in_thread(lambda: Machine.create(name, **settings)))
 
     @classmethod
     async def get(cls, name: str) -> AsyncMachine:
@@ -196,45 +103,67 @@ class AsyncMachine:
         """How long the parts of the last start took, in seconds."""
         return self.sync.timings
 
+    @overload
     async def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes | str = b"",  # noqa: A002 - subprocess.run calls it so
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        check: bool = False,
-        timeout_s: float | None = None,
-        text: bool = False,
-        max_output_bytes: int = OUTPUT_LIMIT_BYTES,
+        self, argv: Sequence[str], *, text: Literal[False] = ..., **options: Unpack[ExecOptions]
+    ) -> CompletedExec[bytes]: ...
+
+    @overload
+    async def exec(
+        self, argv: Sequence[str], *, text: Literal[True], **options: Unpack[ExecOptions]
+    ) -> CompletedExec[str]: ...
+
+    async def exec(
+        self, argv: Sequence[str], *, text: bool = False, **options: Unpack[ExecOptions]
     ) -> CompletedExec[Any]:
         """Run a command to its end, as :meth:`Machine.exec`; cancelled, it is ended."""
-        command = make_command(argv, env=env, cwd=cwd, user=user)
-        data = input.encode() if isinstance(input, str) else input
         with Remote() as remote:
-            result: CompletedExec[Any] = await in_thread(
-                lambda: self.sync._exec(  # noqa: SLF001 - the same package
-                    command,
-                    data,
-                    timeout_s=timeout_s,
-                    max_output_bytes=max_output_bytes,
-                    remote=remote,
-                ),
+            return await in_thread(
+                lambda: self.sync._exec(argv, text=text, remote=remote, **options),  # noqa: SLF001 - the same package
                 give_up=remote.hang_up,
             )
-        if text:
-            result = result.as_text()
-        if check:
-            result.check_returncode()
-        return result
 
-    async def popen(self, argv: Sequence[str], **options: Any) -> AsyncGuestProcess:
-        """Start a command and go on, as :meth:`Machine.popen`."""
-        process = await in_thread(
-            lambda: self.sync.popen(argv, **options), discard=GuestProcess.close
-        )
-        return AsyncGuestProcess(process)
+    def popen(
+        self, argv: Sequence[str], **options: Unpack[PopenOptions]
+    ) -> Opening[AsyncGuestProcess]:
+        """Start a command and go on, as :meth:`Machine.popen`.
+
+        `await` it, or enter it with `async with`.
+        """
+
+        async def make() -> AsyncGuestProcess:
+            process = await in_thread(
+                lambda: self.sync.popen(argv, **options), discard=GuestProcess.close
+            )
+            return AsyncGuestProcess(process)
+
+        return Opening(make, AsyncGuestProcess.close)
+
+    def forward(
+        self,
+        guest_port: int,
+        host_port: int = 0,
+        address: str = "127.0.0.1",
+        *,
+        guest_address: str = "",
+    ) -> Opening[Forward]:
+        """Lead a port of the host to one of the guest, as :meth:`Machine.forward`.
+
+        `await` it, or enter it with `async with`.
+        """
+
+        async def make() -> Forward:
+            return await in_thread(
+                lambda: self.sync.forward(
+                    guest_port, host_port, address, guest_address=guest_address
+                ),
+                discard=Forward.close,
+            )
+
+        async def end(made: Forward) -> None:
+            await in_thread(made.close)
+
+        return Opening(make, end)
 
     async def start(self) -> bool:
         """Start the machine, as :meth:`Machine.start`; cancelled, the guest is ended."""
@@ -284,9 +213,13 @@ class AsyncMachine:
 
     async def wait_for(self, condition: Condition, *, timeout_s: float | None = None) -> Record:
         """Wait for a condition, as :meth:`Machine.wait_for`; cancelled, it gives up at once."""
-        return await _patiently(
+        return await patiently(
             lambda left_s: self.sync.wait_for(condition, timeout_s=left_s), timeout_s
         )
+
+    async def logs(self, *sources: Source) -> tuple[Line, ...]:
+        """The lines of the guest's logs so far, as :meth:`Machine.logs`."""
+        return await in_thread(lambda: tuple(self.sync.logs(*sources)))
 
     async def detach(self) -> None:
         """Leave a guest of :meth:`run` to its keeper."""
@@ -309,9 +242,9 @@ class AsyncGuestFiles:
     def __init__(self, files: GuestFiles) -> None:
         self._files = files
 
-    async def read(self, path: str, **options: Any) -> bytes:
+    async def read(self, path: str, *, max_bytes: int = READ_LIMIT_BYTES) -> bytes:
         """The content of a file, as :meth:`GuestFiles.read`."""
-        return await in_thread(lambda: self._files.read(path, **options))
+        return await in_thread(lambda: self._files.read(path, max_bytes=max_bytes))
 
     async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Write a file, as :meth:`GuestFiles.write`."""
@@ -325,9 +258,18 @@ class AsyncGuestFiles:
         """Copy a file or folder into the guest, as :meth:`GuestFiles.push`."""
         await in_thread(lambda: self._files.push(src, dst))
 
-    async def pull(self, src: str, dst: str | Path, **options: Any) -> None:
+    async def pull(
+        self,
+        src: str,
+        dst: str | Path,
+        *,
+        max_bytes: int = PULL_LIMIT_BYTES,
+        max_entries: int = PULL_LIMIT_ENTRIES,
+    ) -> None:
         """Copy a file or folder from the guest, as :meth:`GuestFiles.pull`."""
-        await in_thread(lambda: self._files.pull(src, dst, **options))
+        await in_thread(
+            lambda: self._files.pull(src, dst, max_bytes=max_bytes, max_entries=max_entries)
+        )
 
 
 class AsyncGuestProcess:
@@ -376,7 +318,7 @@ class AsyncGuestProcess:
 
     async def wait(self, timeout_s: float | None = None) -> int:
         """Wait for its end; cancelled, the command runs on."""
-        return await _patiently(self.sync.wait, timeout_s)
+        return await patiently(self.sync.wait, timeout_s)
 
     async def kill(self) -> None:
         """End it with SIGKILL."""

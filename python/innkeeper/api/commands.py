@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands in a running guest: `exec` and `popen`, for whoever knows where the guest is."""
+"""What reaches into a running guest: commands, connections, forwarded ports."""
 
 from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 from innkeeper.agent.connect import connect_port
 from innkeeper.agent.loop import TimeLimit
 from innkeeper.agent.session import Kept, Memory
 from innkeeper.api.attached import Attached
 from innkeeper.api.completed import CompletedExec
+from innkeeper.api.forward import Forward
 from innkeeper.api.process import GuestProcess
 from innkeeper.api.session import Remote, RemoteSession
+from innkeeper.api.settings import CommandOptions, ExecOptions, PopenOptions
 from innkeeper.errors import GuestError, GuestLost, InnError, UsageError, error_from_dict
 from innkeeper.keeper.machines import require_running, wait_for_state
 from innkeeper.model.machine import Command
@@ -32,69 +35,34 @@ _KILL_LIMIT_S = 10.0
 
 
 class Commands:
-    """The part of a machine that runs commands."""
+    """The part of a machine that reaches into its guest."""
 
     name: str
     _layout: Layout
     _attached: Attached | None
+    # Those that are open end with the machine's object.
+    _forwards: weakref.WeakSet[Forward]
 
     @overload
     def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes | str = ...,
-        env: Mapping[str, str] | None = ...,
-        cwd: str | None = ...,
-        user: str | None = ...,
-        check: bool = ...,
-        timeout_s: float | None = ...,
-        text: Literal[False] = ...,
-        max_output_bytes: int = ...,
+        self, argv: Sequence[str], *, text: Literal[False] = ..., **options: Unpack[ExecOptions]
     ) -> CompletedExec[bytes]: ...
 
     @overload
     def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes | str = ...,
-        env: Mapping[str, str] | None = ...,
-        cwd: str | None = ...,
-        user: str | None = ...,
-        check: bool = ...,
-        timeout_s: float | None = ...,
-        text: Literal[True],
-        max_output_bytes: int = ...,
+        self, argv: Sequence[str], *, text: Literal[True], **options: Unpack[ExecOptions]
     ) -> CompletedExec[str]: ...
 
     def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        input: bytes | str = b"",  # noqa: A002 - subprocess.run calls it so
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        check: bool = False,
-        timeout_s: float | None = None,
-        text: bool = False,
-        max_output_bytes: int = OUTPUT_LIMIT_BYTES,
-    ) -> CompletedExec[bytes] | CompletedExec[str]:
+        self, argv: Sequence[str], *, text: bool = False, **options: Unpack[ExecOptions]
+    ) -> CompletedExec[Any]:
         """Run a command in the guest to its end, as :func:`subprocess.run`.
 
         Any thread may call it, several at a time.
 
         :param argv: the program and its arguments; no shell reads them.
-        :param input: its stdin.
-        :param env: variables beside the guest's own.
-        :param cwd: folder to start in.
-        :param user: name or "uid[:gid]"; root by default.
-        :param check: raise where the exit code is not 0.
-        :param timeout_s: the command gets SIGTERM then, and a second.
         :param text: decode the outputs as UTF-8; what is none becomes U+FFFD.
-        :param max_output_bytes: so much of each output is kept; the result
-            says where there was more.
+        :param options: see :class:`innkeeper.api.settings.ExecOptions`.
         :raise ExecError: with `check`, its exit code is not 0.
         :raise CommandNotFound: the guest has no such command.
         :raise CommandNotExecutable: it cannot be executed.
@@ -102,36 +70,17 @@ class Commands:
         :raise GuestLost: the guest ended meanwhile; says why.
         :raise GuestError: the machine does not run.
         """
-        done = self._exec(
-            make_command(argv, env=env, cwd=cwd, user=user),
-            input.encode() if isinstance(input, str) else input,
-            timeout_s=timeout_s,
-            max_output_bytes=max_output_bytes,
-        )
-        result: CompletedExec[bytes] | CompletedExec[str] = done
-        if text:
-            result = done.as_text()
-        if check:
-            result.check_returncode()
-        return result
+        return self._exec(argv, text=text, **options)
 
-    def popen(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        tty: bool = False,
-    ) -> GuestProcess:
+    def popen(self, argv: Sequence[str], **options: Unpack[PopenOptions]) -> GuestProcess:
         """Start a command in the guest and go on, as :class:`subprocess.Popen`.
 
-        :param tty: give it a terminal of 24 lines; stderr then comes with stdout.
+        :param options: see :class:`innkeeper.api.settings.PopenOptions`.
         :raise CommandNotFound: the guest has no such command.
         :raise CommandNotExecutable: it cannot be executed.
         :raise GuestError: the machine does not run.
         """
-        return self._popen(make_command(argv, env=env, cwd=cwd, user=user), tty=tty)
+        return self._popen(argv, **options)
 
     def connect(self, port: int, *, timeout_s: float = CONNECT_LIMIT_S) -> StreamSocket:
         """A stream socket to a vsock port of the guest; the caller closes it.
@@ -144,12 +93,57 @@ class Commands:
             self._require_running()
             raise
 
+    def forward(
+        self,
+        guest_port: int,
+        host_port: int = 0,
+        address: str = "127.0.0.1",
+        *,
+        guest_address: str = "",
+    ) -> Forward:
+        """Lead a TCP port of the host to one of the guest, which needs no network for it.
+
+        ::
+
+            with vm.forward(8080) as web:
+                urllib.request.urlopen(f"http://127.0.0.1:{web.port}/")
+
+        Close the result, or use it as a context manager. Every user of the host
+        can connect to a port of its loopback.
+
+        :param host_port: 0 takes a free one; the result's `port` says which.
+        :param address: the host's address to listen on.
+        :param guest_address: the guest's own address that its program listens
+            on; its IPv4 loopback by default.
+        :raise GuestError: the machine does not run.
+        :raise HostError: the host's port is taken, or not for this user.
+        """
+        self._require_running()
+        made = Forward(
+            self._layout.guest(self.name).vsock,
+            guest_port,
+            guest_address=guest_address,
+            address=address,
+            port=host_port,
+        )
+        self._forwards.add(made)
+        return made
+
+    def _close_forwards(self) -> None:
+        for made in list(self._forwards):
+            made.close()
+
     def _popen(
-        self, command: Command, *, tty: bool = False, keep_stderr_bytes: int | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        keep_stderr_bytes: int | None = None,
+        **options: Unpack[CommandOptions],
     ) -> GuestProcess:
         return GuestProcess(
             self.connect(SHELL_PORT),
-            command,
+            make_command(argv, **options),
             tty=tty,
             explain=self._explain,
             kill=self._kill,
@@ -158,13 +152,18 @@ class Commands:
 
     def _exec(
         self,
-        command: Command,
-        stdin: bytes,
+        argv: Sequence[str],
         *,
+        input: bytes | str = b"",  # noqa: A002 - subprocess.run calls it so
+        check: bool = False,
         timeout_s: float | None = None,
+        text: bool = False,
         max_output_bytes: int = OUTPUT_LIMIT_BYTES,
         remote: Remote | None = None,
-    ) -> CompletedExec[bytes]:
+        **options: Unpack[CommandOptions],
+    ) -> CompletedExec[Any]:
+        """:meth:`exec`; another thread may end it by `remote`."""
+        command = make_command(argv, **options)
         out, err = Kept(max_output_bytes), Kept(max_output_bytes)
         limit = None
         if timeout_s is not None:
@@ -173,7 +172,7 @@ class Commands:
             session = RemoteSession(
                 sock,
                 command,
-                stdin=Memory(stdin),
+                stdin=Memory(input.encode() if isinstance(input, str) else input),
                 stdout=out,
                 stderr=err,
                 remote=remote,
@@ -184,12 +183,18 @@ class Commands:
             except GuestLost as lost:
                 raise self._explain(lost) from lost
         truncated = out.truncated or err.truncated
-        return CompletedExec(command.argv, code, bytes(out.data), bytes(err.data), truncated)
+        done: CompletedExec[Any] = CompletedExec(
+            command.argv, code, bytes(out.data), bytes(err.data), truncated
+        )
+        if text:
+            done = done.as_text()
+        if check:
+            done.check_returncode()
+        return done
 
     def _kill(self, pid: int, number: int) -> None:
         """Signal a process group of the guest with any signal."""
-        command = Command(argv=("kill", f"-{number}", "--", f"-{pid}"))
-        self._exec(command, b"", timeout_s=_KILL_LIMIT_S).check_returncode()
+        self._exec(["kill", f"-{number}", "--", f"-{pid}"], timeout_s=_KILL_LIMIT_S, check=True)
 
     def _explain(self, lost: GuestLost) -> InnError:
         """Why a connection to the guest was lost, as its keeper tells or recorded."""
@@ -213,7 +218,11 @@ class Commands:
 
 
 def make_command(
-    argv: Sequence[str], *, env: Mapping[str, str] | None, cwd: str | None, user: str | None
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    user: str | None = None,
 ) -> Command:
     """The command of these arguments.
 

@@ -20,7 +20,6 @@ from innkeeper.api.archive import (
 )
 from innkeeper.api.completed import CompletedExec
 from innkeeper.errors import GuestError, ProtocolError, TimedOut, UsageError
-from innkeeper.model.machine import Command
 from innkeeper.system.files import make_folder, move_folder, naming_errors, temporary_folder
 
 if TYPE_CHECKING:
@@ -168,8 +167,8 @@ class GuestFiles:
 
         :raise ExecError: it failed.
         """
-        command = Command(argv=("sh", "-c", script, "sh", *arguments))
-        with self._machine._popen(command, keep_stderr_bytes=_KEEP_STDERR_BYTES) as process:  # noqa: SLF001 - the same package
+        argv = ("sh", "-c", script, "sh", *arguments)
+        with self._machine._popen(argv, keep_stderr_bytes=_KEEP_STDERR_BYTES) as process:  # noqa: SLF001 - the same package
             error: ProtocolError | None = None
             try:
                 yield process.stdin, process.stdout

@@ -13,16 +13,26 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self, Unpack
 
 from innkeeper.api.attached import Attached
 from innkeeper.api.commands import Commands
 from innkeeper.api.files import GuestFiles
 from innkeeper.api.session import Remote
-from innkeeper.api.settings import build_settings, read_tail
+from innkeeper.api.settings import (
+    CreateOptions,
+    MachineOptions,
+    RunOptions,
+    build_settings,
+    read_tail,
+)
 from innkeeper.errors import InnError, TimedOut, UnknownName, UsageError
+from innkeeper.keeper.client import watch_states
+from innkeeper.keeper.logs import LOG_SOURCES, Line, Logs, Source, machine_logs
 from innkeeper.keeper.machines import (
     pause_machine,
     remove_machine,
@@ -31,13 +41,13 @@ from innkeeper.keeper.machines import (
     stop_machine,
     wait_for_state,
 )
-from innkeeper.keeper.messages import Event, Ready, StageDone
+from innkeeper.keeper.messages import Event, Ready, StageDone, StateChanged
 from innkeeper.keeper.prepare import RunRequest
-from innkeeper.model.machine import AcceleratorChoice, Network, RestartPolicy
 from innkeeper.model.record import Record, State
-from innkeeper.registry.layout import Layout, host_layout
+from innkeeper.registry.layout import Layout, LogFolder, host_layout
 from innkeeper.registry.machines import create_machine, known_names, load_machine, read_record
 from innkeeper.registry.names import ephemeral_name
+from innkeeper.system.files import make_folder
 
 Condition = Literal["agent", "network", "stopped"]
 
@@ -65,32 +75,14 @@ class Machine(Commands):
         self._layout = layout
         self._attached: Attached | None = None
         self._console: Path | None = None
+        self._logs: LogFolder | None = None
+        self._forwards = weakref.WeakSet()
 
     @classmethod
-    def run(
-        cls,
-        image: str = "tiny",
-        *,
-        name: str | None = None,
-        cpus: int = 1,
-        memory: str | int = "512M",
-        network: Network = "none",
-        ports: Sequence[str] = (),
-        append: Sequence[str] = (),
-        kernel: str | Path | None = None,
-        initrd: str | Path | None = None,
-        accel: AcceleratorChoice = "auto",
-        console: str | Path | None = None,
-        timeout_s: float | None = None,
-    ) -> Self:
+    def run(cls, image: str = "tiny", **settings: Unpack[RunOptions]) -> Self:
         """Start an ephemeral guest and wait until its agent (and network) is ready.
 
-        :param name: its name and host name; one is made up by default.
-        :param memory: as "512M", or in bytes.
-        :param ports: published ports as "8080:80"; they need `network="user"`.
-        :param append: words for the kernel command line.
-        :param console: a file that gets a copy of the guest's console.
-        :param timeout_s: limit for the start.
+        :param settings: see :class:`innkeeper.api.settings.RunOptions`.
         :raise UsageError: a setting makes no sense.
         :raise HostError: this host cannot; says what is missing and how to get it.
         :raise ImageError: the kernel or the image cannot be used.
@@ -98,20 +90,7 @@ class Machine(Commands):
         :raise BootFailed: the guest did not come up; the evidence is its console.
         :raise TimedOut: it was not ready in time.
         """
-        return cls._run(
-            image,
-            name=name,
-            cpus=cpus,
-            memory=memory,
-            network=network,
-            ports=ports,
-            append=append,
-            kernel=kernel,
-            initrd=initrd,
-            accel=accel,
-            console=console,
-            timeout_s=timeout_s,
-        )
+        return cls._run(image, **settings)
 
     @classmethod
     def _run(
@@ -120,9 +99,10 @@ class Machine(Commands):
         *,
         name: str | None = None,
         console: str | Path | None = None,
+        logs: str | Path | None = None,
         timeout_s: float | None = None,
         remote: Remote | None = None,
-        **values: Any,
+        **values: Unpack[MachineOptions],
     ) -> Self:
         """:meth:`run`; another thread may give it up by `remote`."""
         settings = build_settings(
@@ -130,53 +110,30 @@ class Machine(Commands):
         )
         machine = cls(host_layout(), settings.name)
         machine._console = None if console is None else Path(console).absolute()
+        if logs is not None:
+            machine._logs = LogFolder(Path(logs).absolute())
+            make_folder(machine._logs.path)
         request = RunRequest(
             machine=settings,
             wait="network" if settings.network == "user" else "agent",
             timeout_s=timeout_s,
             console_file=None if machine._console is None else str(machine._console),
+            log_dir=None if machine._logs is None else str(machine._logs.path),
         )
         machine._attached = Attached(request, machine._layout, remote=remote)
         machine.timings = machine._attached.timings
         return machine
 
     @classmethod
-    def create(
-        cls,
-        name: str,
-        *,
-        image: str = "tiny",
-        cpus: int = 1,
-        memory: str | int = "512M",
-        network: Network = "none",
-        ports: Sequence[str] = (),
-        append: Sequence[str] = (),
-        kernel: str | Path | None = None,
-        initrd: str | Path | None = None,
-        accel: AcceleratorChoice = "auto",
-        restart: RestartPolicy = "never",
-    ) -> Self:
+    def create(cls, name: str, **settings: Unpack[CreateOptions]) -> Self:
         """Describe a machine that stays; :meth:`start` starts it.
 
+        :param settings: see :class:`innkeeper.api.settings.CreateOptions`.
         :raise UsageError: there is one with this name, or a setting makes no sense.
         :raise HostError: it cannot be written.
         """
-        settings = build_settings(
-            name,
-            source="Machine.create",
-            image=image,
-            cpus=cpus,
-            memory=memory,
-            network=network,
-            ports=ports,
-            append=append,
-            kernel=kernel,
-            initrd=initrd,
-            accel=accel,
-            restart=restart,
-        )
         layout = host_layout()
-        create_machine(layout, settings)
+        create_machine(layout, build_settings(name, source="Machine.create", **settings))
         return cls._named(layout, name)
 
     @classmethod
@@ -197,10 +154,7 @@ class Machine(Commands):
 
     @classmethod
     def _named(cls, layout: Layout, name: str) -> Self:
-        machine = cls(layout, name)
-        if layout.machine(name).path.is_dir():
-            machine._console = layout.machine(name).console_log
-        return machine
+        return cls(layout, name)
 
     def __repr__(self) -> str:
         """Its name, and whether it goes with this object."""
@@ -351,16 +305,44 @@ class Machine(Commands):
             self._attached = None
 
     def close(self) -> None:
-        """End a guest of :meth:`run` at once; leave every other machine alone. Idempotent."""
+        """End a guest of :meth:`run` at once; leave every other machine alone. Idempotent.
+
+        Ports that were led to it by :meth:`forward` are closed in any case.
+        """
+        self._close_forwards()
         if self._attached is not None:
             self._attached.end()
 
     def console_tail(self, lines: int = 40) -> tuple[str, ...]:
         """The end of the guest's console, control characters made harmless.
 
-        Empty for a guest of :meth:`run` without `console=`.
+        Empty for a guest of :meth:`run` with neither `console=` nor `logs=`.
         """
-        return () if self._console is None else read_tail(self._console, lines)
+        if self._console is not None:
+            return read_tail(self._console, lines)
+        with contextlib.suppress(UsageError):
+            return tuple(deque((line.text for line in self.logs("console")), maxlen=lines))
+        return ()
+
+    def logs(self, *sources: Source, follow: bool = False) -> Iterator[Line]:
+        """The lines of the guest's logs, in the order of time; closed, it stops.
+
+        :param sources: of "console", "guest" (its kernel and programs) and
+            "keeper" (states, stages, warnings); all by default.
+        :param follow: go on with lines as they come, until the guest has ended.
+        :raise UsageError: a guest of :meth:`run` without `logs=` keeps none.
+        """
+        folder = self._logs or machine_logs(self._layout, self.name)
+        return _lines(Logs(self._layout, self.name, folder, sources or LOG_SOURCES), follow=follow)
+
+    def events(self, *, timeout_s: float | None = None) -> Iterator[StateChanged]:
+        """The guest's present state and every later one, until its keeper ends.
+
+        :raise GuestError: it does not run.
+        :raise TimedOut: the time is over.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        return watch_states(self._layout, self.name, deadline=deadline)
 
     def __enter__(self) -> Self:
         return self
@@ -381,3 +363,10 @@ class Machine(Commands):
         )
         with contextlib.suppress(InnError):
             attached.end()
+
+
+def _lines(logs: Logs, *, follow: bool) -> Iterator[Line]:
+    with contextlib.closing(logs):
+        for line in logs.follow() if follow else logs.present():
+            if line is not None:
+                yield line

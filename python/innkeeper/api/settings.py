@@ -1,18 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a caller's keywords to a machine's settings; the end of its console."""
+"""The keywords of the API's calls, and the settings of a machine that they become.
+
+The sync and the async classes take the same ones; each is described here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from innkeeper.errors import UsageError
+from innkeeper.model.machine import AcceleratorChoice, Forward, Network, RestartPolicy
 from innkeeper.model.machine import Machine as Settings
 from innkeeper.model.toml import machine_from_table
 
 _CONSOLE_BYTES = 256 << 10
+
+
+class MachineOptions(TypedDict, total=False):
+    """What a guest is made of.
+
+    :ivar cpus: 1 by default.
+    :ivar memory: as "512M", the default, or in bytes.
+    :ivar network: "none" by default.
+    :ivar ports: published ports as "8080:80"; they need `network="user"`.
+    :ivar forward: "auto" leads the host's loopback to ports that the guest
+        listens on; "none" by default.
+    :ivar append: words for the kernel command line.
+    :ivar kernel: a kernel of the caller's instead of the image's.
+    :ivar initrd: an initramfs instead of the image's.
+    """
+
+    cpus: int
+    memory: str | int
+    network: Network
+    ports: Sequence[str]
+    forward: Forward
+    append: Sequence[str]
+    kernel: str | Path | None
+    initrd: str | Path | None
+    accel: AcceleratorChoice
+
+
+class RunOptions(MachineOptions, total=False):
+    """Keywords of `Machine.run`.
+
+    :ivar name: the guest's name and host name; one is made up by default.
+    :ivar console: a file that gets a copy of the guest's console.
+    :ivar logs: a folder for the guest's logs, as `Machine.logs` reads them; the
+        console's is left out where `console` takes it.
+    :ivar timeout_s: limit for the start.
+    """
+
+    name: str | None
+    console: str | Path | None
+    logs: str | Path | None
+    timeout_s: float | None
+
+
+class CreateOptions(MachineOptions, total=False):
+    """Keywords of `Machine.create`.
+
+    :ivar image: "tiny" by default.
+    :ivar restart: whether a guest that ended by itself is started again;
+        "never" by default.
+    """
+
+    image: str
+    restart: RestartPolicy
+
+
+class CommandOptions(TypedDict, total=False):
+    """How a command is started.
+
+    :ivar env: variables beside the guest's own.
+    :ivar cwd: folder to start in.
+    :ivar user: name or "uid[:gid]"; root by default.
+    """
+
+    env: Mapping[str, str] | None
+    cwd: str | None
+    user: str | None
+
+
+class PopenOptions(CommandOptions, total=False):
+    """Keywords of `popen`.
+
+    :ivar tty: give the command a terminal of 24 lines; stderr then comes with stdout.
+    """
+
+    tty: bool
+
+
+class ExecOptions(CommandOptions, total=False):
+    """Keywords of `exec`.
+
+    :ivar input: the command's stdin; empty by default.
+    :ivar check: raise where the exit code is not 0.
+    :ivar timeout_s: the command gets SIGTERM then, and a second.
+    :ivar max_output_bytes: so much of each output is kept, 64 MiB by default;
+        the result says where there was more.
+    """
+
+    input: bytes | str
+    check: bool
+    timeout_s: float | None
+    max_output_bytes: int
 
 
 def build_settings(name: str, *, source: str, **values: Any) -> Settings:
@@ -20,15 +115,16 @@ def build_settings(name: str, *, source: str, **values: Any) -> Settings:
 
     :raise UsageError: one makes no sense.
     """
-    values["memory"] = str(values.get("memory", "512M"))
-    for key in ("ports", "append"):
-        if isinstance(values.get(key), str):
-            raise UsageError(f"{key}={values[key]!r}", stage="machine", fix="give a list of texts")
-        values[key] = list(values.get(key, ()))
-    for key in ("kernel", "initrd"):
-        if values.get(key) is not None:
-            values[key] = str(values[key])
-    return machine_from_table(values, source=source, name=name)
+    table = {key: _plain(value) for key, value in values.items() if value is not None}
+    table["memory"] = str(table.get("memory", "512M"))
+    return machine_from_table(table, source=source, name=name)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a machine file can hold
+    """A value as it would come from a file."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def read_tail(path: Path, lines: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import click
 from innkeeper.cli.options import FORMAT
 from innkeeper.cli.output import print_json
 from innkeeper.errors import UsageError
-from innkeeper.keeper.logs import Line, Logs, Source
+from innkeeper.keeper.logs import LOG_SOURCES, Line, Logs, Source, machine_logs
 from innkeeper.model.sizes import parse_duration
 from innkeeper.registry.layout import host_layout
 from innkeeper.system.interrupt import interruptible
@@ -26,7 +26,7 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
     "console": ("console",),
     "guest": ("guest",),
     "keeper": ("keeper",),
-    "all": ("console", "guest", "keeper"),
+    "all": LOG_SOURCES,
 }
 
 
@@ -52,7 +52,8 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
 def logs(name: str, follow: bool, source: str, **values: Any) -> None:
     """Print the logs of the machine NAME; control characters are made visible."""
     wanted = _Wanted(values["since"], values["grep"])
-    opened = Logs(host_layout(), name, _SOURCES[source])
+    layout = host_layout()
+    opened = Logs(layout, name, machine_logs(layout, name), _SOURCES[source])
     with interruptible(), contextlib.closing(opened):
         found: Iterable[Line | None] = opened.follow(reader_of=1) if follow else opened.present()
         for line in _last(wanted.of(found), values["lines"]):

@@ -21,6 +21,7 @@ class Control:
     :ivar stop: a future with the request, once the starter says stop or is
         gone without having detached.
     :ivar journal: called with every event, whether or not a starter hears it.
+    :ivar on_detach: called when the starter leaves us.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,6 +30,7 @@ class Control:
         self._writer = writer
         self._listening: asyncio.Task[None] | None = None
         self.journal: Callable[[Event], None] | None = None
+        self.on_detach: Callable[[], None] = lambda: None
 
     @classmethod
     async def open(cls, sock: StreamSocket) -> Control:
@@ -76,6 +78,7 @@ class Control:
             while line := await self._reader.readline():
                 said = msgspec.json.decode(line, type=Stop | Detach)
                 if isinstance(said, Detach):
+                    self.on_detach()
                     self._writer.close()
                     return
                 if said.timeout_s > 0:

@@ -20,14 +20,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from innkeeper.agent.ports import (
-    FORWARD_PORT,
-    ListeningPort,
-    answer_length,
-    check_answer,
-    forward_request,
-)
-from innkeeper.errors import InnError
+from innkeeper.agent.ports import ListeningPort
+from innkeeper.keeper.relay import Relay
 
 HOST_ADDRESS = "127.0.0.1"
 _LOWEST_PORT = 1024
@@ -35,9 +29,6 @@ _HIGHEST_PORT = 65535
 # How far from the guest's own number a free port of the host is sought.
 _TRIES = 100
 _FORWARDS_LIMIT = 128
-_CONNECTIONS_LIMIT = 256
-_PIECE_BYTES = 64 * 1024
-_DIAL_TIMEOUT_S = 20.0
 # A guest that opens and closes ports all the time keeps the host this little busy.
 _PACE_S = 0.2
 
@@ -71,12 +62,11 @@ class Forwarder:
     """Follows what is listened on in one guest. Close it."""
 
     def __init__(self, vsock_path: Path, *, tell: Callable[[str], None] = say) -> None:
-        self._vsock_path = vsock_path
+        self._relay = Relay(vsock_path)
         self._tell = tell
         self._wanted: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._forwards: dict[int, _Forward] = {}
-        self._connections: set[asyncio.Task[None]] = set()
         self._following = asyncio.get_running_loop().create_task(self._follow())
 
     @property
@@ -91,14 +81,11 @@ class Forwarder:
 
     async def close(self) -> None:
         """Close all listeners and connections. Idempotent."""
-        tasks = {self._following, *self._connections}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._following.cancel()
+        await asyncio.gather(self._following, return_exceptions=True)
         for port in list(self._forwards):
             self._drop(port)
-        # The transports close their sockets in the loop's next round.
-        await asyncio.sleep(0)
+        await self._relay.close()
 
     async def _follow(self) -> None:
         while True:
@@ -114,13 +101,12 @@ class Forwarder:
             await asyncio.sleep(_PACE_S)
 
     async def _listen(self, port: int, address: str) -> _Forward:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._serve(reader, writer, port, address)
-
         why = "none is free"
         for host_port in range(port, min(port + _TRIES, _HIGHEST_PORT) + 1):
             try:
-                server = await asyncio.start_server(serve, HOST_ADDRESS, host_port)
+                server = await self._relay.listen(
+                    port, guest_address=address, host_address=HOST_ADDRESS, host_port=host_port
+                )
             except OSError as exc:
                 if exc.errno in (errno.EADDRINUSE, errno.EACCES):
                     continue
@@ -137,66 +123,3 @@ class Forwarder:
         if item.server is not None:
             item.server.close()
             self._tell(f"port {port} of the guest is closed")
-
-    async def _serve(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        port: int,
-        address: str,
-    ) -> None:
-        task = asyncio.current_task()
-        if task is None or len(self._connections) >= _CONNECTIONS_LIMIT:
-            writer.transport.abort()
-            return
-        self._connections.add(task)
-        try:
-            async with asyncio.timeout(_DIAL_TIMEOUT_S):
-                inner_reader, inner_writer = await dial(self._vsock_path, port, address)
-            try:
-                await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
-                # Bytes may still be in the transports' buffers.
-                inner_writer.close()
-                writer.close()
-                await asyncio.gather(inner_writer.wait_closed(), writer.wait_closed())
-            finally:
-                inner_writer.transport.abort()
-        except asyncio.CancelledError:
-            # Only `close` cancels; a server's own task has nobody to tell it to.
-            pass
-        except (InnError, OSError, EOFError):
-            pass  # the peer sees the connection end, which is all there is to say
-        finally:
-            self._connections.discard(task)
-            writer.transport.abort()
-
-
-async def dial(
-    vsock_path: Path, port: int, address: str
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A stream to a TCP port of the guest; the caller closes it.
-
-    :raise InnError: the guest refused it or answered nonsense.
-    :raise OSError: there is no guest.
-    :raise EOFError: it closed the connection.
-    """
-    reader, writer = await asyncio.open_unix_connection(vsock_path)
-    try:
-        writer.write(b"CONNECT %d\n" % FORWARD_PORT)
-        # A refused port closes the connection without an answer.
-        await reader.readuntil(b"\n")
-        writer.write(forward_request(port, address))
-        length = answer_length(await reader.readexactly(4))
-        check_answer(await reader.readexactly(length), port)
-    except BaseException:
-        writer.transport.abort()
-        raise
-    return reader, writer
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """All bytes, no faster than they are taken, then the end of file."""
-    while data := await reader.read(_PIECE_BYTES):
-        writer.write(data)
-        await writer.drain()
-    writer.write_eof()

@@ -208,8 +208,9 @@ class Start:
         stack.push_async_callback(announce.close)
         stack.callback(folder.announce.unlink, missing_ok=True)
         plan = self._plan
-        copy = open_copy(plan.console_file, log=not plan.attached)
-        console = Console(qemu.console, copy, self._audience)
+        to_log = plan.logs is not None and plan.console_file is None
+        path = str(plan.logs.console_log) if plan.logs and to_log else plan.console_file
+        console = Console(qemu.console, open_copy(path, log=to_log), self._audience)
         console.start()
         stack.callback(console.close)
         return Guest(qemu, console, announce)
@@ -231,14 +232,14 @@ class Start:
         return forwarder
 
     def _open_guestlog(self, stack: AsyncExitStack) -> bool:
-        """Whether the guest's log is kept: of a machine that stays."""
-        plan = self._plan
-        if plan.attached:
+        """Whether the guest's log is kept."""
+        logs = self._plan.logs
+        if logs is None:
             return False
         from innkeeper.keeper.guestlog import GuestLog, GuestLogServer
 
         path = guestlog_socket(self._held.folder)
-        log = GuestLog(plan.layout.machine(plan.machine.name).guest_log)
+        log = GuestLog(logs.guest_log)
         stack.push_async_callback(GuestLogServer(listen_unix(path), log).close)
         stack.callback(path.unlink, missing_ok=True)
         return True

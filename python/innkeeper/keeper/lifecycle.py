@@ -48,6 +48,7 @@ from innkeeper.keeper.stop import climb
 from innkeeper.model.record import Record, State
 from innkeeper.registry.machines import write_record
 from innkeeper.registry.names import Claim, claim
+from innkeeper.system.descriptors import silence_output
 from innkeeper.system.host import memory_pss_bytes
 from innkeeper.system.sockets import listen_unix
 
@@ -60,8 +61,11 @@ async def keep(plan: RunPlan, control: Control) -> None:
     """
     reason: Reason = "failed"
     lifecycle: Lifecycle | None = None
-    if not plan.attached:
-        control.journal = KeeperLog(plan.layout.machine(plan.machine.name).keeper_log).say
+    if plan.logs is not None:
+        control.journal = KeeperLog(plan.logs.keeper_log).say
+    else:
+        # Its terminal or pipe is a stranger's from then on, who may wait for its end.
+        control.on_detach = silence_output
     try:
         async with AsyncExitStack() as stack:
             held = claim(plan.layout, plan.machine.name)

@@ -27,13 +27,14 @@ import msgspec
 from innkeeper.errors import UsageError
 from innkeeper.keeper.console import FROM_GUEST, FROM_KEEPER, plain_line
 from innkeeper.keeper.messages import Event
-from innkeeper.registry.layout import Layout
+from innkeeper.registry.layout import Layout, LogFolder
 from innkeeper.registry.machines import guest_lives, load_machine, read_record
 from innkeeper.system.descriptors import lead
 from innkeeper.system.follow import FolderWatch
 from innkeeper.system.rotate import RotatingFile, log_paths
 
 Source = Literal["console", "guest", "keeper"]
+LOG_SOURCES: tuple[Source, ...] = ("console", "guest", "keeper")
 
 _STAMPED = re.compile(
     rb"(\d{10}\.\d{6})(" + FROM_GUEST.replace(b"|", rb"\|") + b"|" + FROM_KEEPER + b")"
@@ -197,23 +198,29 @@ class LogReader:
         return line
 
 
-class Logs:
-    """The logs of one machine.
+def machine_logs(layout: Layout, name: str) -> LogFolder:
+    """Where a machine's logs are.
 
     :raise UnknownName: there is no such machine.
     :raise UsageError: it is a guest of `inn run`, which keeps none.
     """
+    if not layout.machine(name).path.is_dir():
+        read_record(layout, name)
+        raise UsageError(
+            f"the guest {name!r} of `inn run` keeps no logs",
+            stage="logs",
+            fix="`inn run --console FILE`, or a machine of `inn create`",
+        )
+    load_machine(layout, name)
+    return layout.machine(name)
 
-    def __init__(self, layout: Layout, name: str, sources: tuple[Source, ...]) -> None:
-        if not layout.machine(name).path.is_dir():
-            read_record(layout, name)
-            raise UsageError(
-                f"the guest {name!r} of `inn run` keeps no logs",
-                stage="logs",
-                fix="`inn run --console FILE`, or a machine of `inn create`",
-            )
-        load_machine(layout, name)
-        folder = layout.machine(name)
+
+class Logs:
+    """The logs of one guest. Close it."""
+
+    def __init__(
+        self, layout: Layout, name: str, folder: LogFolder, sources: tuple[Source, ...]
+    ) -> None:
         paths: dict[Source, Path] = {
             "console": folder.console_log,
             "guest": folder.guest_log,
@@ -221,6 +228,7 @@ class Logs:
         }
         self._layout = layout
         self._name = name
+        self._folder = folder.path
         self._readers = [LogReader(paths[source], source) for source in sources]
 
     def present(self, *, ended: bool = True) -> Iterator[Line]:
@@ -234,14 +242,14 @@ class Logs:
                 reader.missed = False
                 yield Line(reader.source, time.time(), "[inn: lines missed]", lost=True)
 
-    def follow(self, *, reader_of: int) -> Iterator[Line | None]:
+    def follow(self, *, reader_of: int = -1) -> Iterator[Line | None]:
         """All lines as they come, None before each wait, until the guest has ended.
 
         :param reader_of: where the lines are written to.
         :raise BrokenPipeError: nobody reads there any more.
         """
         with FolderWatch() as watch:
-            watch.add(self._layout.machine(self._name).path)
+            watch.add(self._folder)
             watch.add(self._layout.runtime)
             while True:
                 lives = guest_lives(self._layout, self._name)

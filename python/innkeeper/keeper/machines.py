@@ -52,7 +52,7 @@ def start_machine(
     request = RunRequest(
         machine=machine,
         wait=wait or ("network" if machine.network == "user" else "agent"),
-        console_file=str(layout.machine(name).console_log),
+        log_dir=str(layout.machine(name).path),
     )
     try:
         plan = prepare_run(request, layout, report=report, record=read_record(layout, name))

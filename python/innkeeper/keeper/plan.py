@@ -12,7 +12,7 @@ from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
 from innkeeper.model.record import Record
-from innkeeper.registry.layout import GuestFolder, Layout
+from innkeeper.registry.layout import GuestFolder, Layout, LogFolder
 from innkeeper.system.sockets import check_socket_path
 
 # Time limits per stage. A boot under TCG on a loaded two-core host took up to
@@ -33,7 +33,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the keeper will do, as a value.
 
     :ivar sockets: purpose to path, in the runtime folder.
-    :ivar console_file: where the console is copied to, or None.
+    :ivar console_file: where the console is copied to as it is, or None.
+    :ivar log_dir: the folder of the guest's logs, console included; None keeps none.
     :ivar stages: the start, in order.
     :ivar timeout_s: the user's limit for the whole run.
     :ivar ends_at: when that is over, on the monotonic clock, which all
@@ -51,12 +52,18 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     sockets: dict[str, str]
     console_file: str | None
+    log_dir: str | None
     wait: Wait
     stages: tuple[Stage, ...]
     timeout_s: float | None = None
     ends_at: float | None = None
     attached: bool = True
     record: Record | None = None
+
+    @property
+    def logs(self) -> LogFolder | None:
+        """Where the guest's logs are kept, if they are."""
+        return None if self.log_dir is None else LogFolder(Path(self.log_dir))
 
     def limit_s(self, stage: str, now: float) -> tuple[float, float]:
         """The time that a stage has from `now` on, and the limit to tell people of.
@@ -83,6 +90,7 @@ def plan_run(
     wait: Wait,
     timeout_s: float | None = None,
     console_file: str | None = None,
+    log_dir: str | None = None,
     record: Record | None = None,
 ) -> RunPlan:
     """The plan for one run.
@@ -96,7 +104,7 @@ def plan_run(
         "agent": folder.agent,
         "keeper": folder.keeper,
     }
-    if record is not None:
+    if log_dir is not None:
         sockets["guestlog"] = guestlog_socket(folder)
     for path in sockets.values():
         check_socket_path(path)
@@ -110,6 +118,7 @@ def plan_run(
         layout=layout,
         sockets={purpose: str(path) for purpose, path in sockets.items()},
         console_file=console_file,
+        log_dir=log_dir,
         wait=wait,
         stages=_plan_stages(machine, host, wait),
         timeout_s=timeout_s,

@@ -34,12 +34,14 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asked for, apart from the command.
 
     :ivar console_file: a path, or "-" for our stdout.
+    :ivar log_dir: a folder for the guest's logs.
     """
 
     machine: Machine
     wait: Wait = "agent"
     timeout_s: float | None = None
     console_file: str | None = None
+    log_dir: str | None = None
 
 
 def prepare_run(
@@ -88,6 +90,7 @@ def prepare_run(
         wait=request.wait,
         timeout_s=request.timeout_s,
         console_file=request.console_file,
+        log_dir=request.log_dir,
         record=record,
     )
 

@@ -202,7 +202,8 @@ def _launch(plan: RunPlan) -> Launched:
     if plan.attached:
         return launch_keeper(stdout=1 if plan.console_file == "-" else None)
     # Not our stderr for a keeper that stays: whoever reads that waits for its end.
-    log_fd = open_append(plan.layout.machine(plan.machine.name).keeper_log)
+    assert plan.logs is not None
+    log_fd = open_append(plan.logs.keeper_log)
     try:
         return launch_keeper(stderr=log_fd)
     finally:

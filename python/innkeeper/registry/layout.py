@@ -89,20 +89,10 @@ class GuestFolder(msgspec.Struct, frozen=True):
         return self.path / "agent.sock"
 
 
-class MachineFolder(msgspec.Struct, frozen=True):
-    """The folder of one machine, which stays."""
+class LogFolder(msgspec.Struct, frozen=True):
+    """A folder with the logs of one guest."""
 
     path: Path
-
-    @property
-    def definition(self) -> Path:
-        """The machine (`innkeeper.model.machine`) as JSON."""
-        return self.path / "machine.json"
-
-    @property
-    def record(self) -> Path:
-        """What is known of its life (`innkeeper.model.record`) as JSON."""
-        return self.path / "record.json"
 
     @property
     def console_log(self) -> Path:
@@ -118,6 +108,20 @@ class MachineFolder(msgspec.Struct, frozen=True):
     def keeper_log(self) -> Path:
         """What the keeper has to say, a JSON object a line."""
         return self.path / "keeper.log"
+
+
+class MachineFolder(LogFolder, frozen=True):
+    """The folder of one machine, which stays."""
+
+    @property
+    def definition(self) -> Path:
+        """The machine (`innkeeper.model.machine`) as JSON."""
+        return self.path / "machine.json"
+
+    @property
+    def record(self) -> Path:
+        """What is known of its life (`innkeeper.model.record`) as JSON."""
+        return self.path / "record.json"
 
 
 def plan_layout(env: Mapping[str, str], uid: int) -> Layout:

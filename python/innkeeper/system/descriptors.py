@@ -32,3 +32,9 @@ def silence(target: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(null, target)
     os.close(null)
+
+
+def silence_output() -> None:
+    """Let go of the stdout and stderr that we were started with."""
+    for fd in (1, 2):
+        silence(fd)

@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import innkeeper
 from innkeeper.api.commands import make_command
-from innkeeper.api.settings import build_settings, read_tail
+from innkeeper.api.settings import (
+    CreateOptions,
+    MachineOptions,
+    build_settings,
+    read_tail,
+)
 from innkeeper.errors import InnError, UsageError
+from innkeeper.model.machine import Machine as Settings
 
 
 def test_keywords_become_settings() -> None:
@@ -38,6 +44,12 @@ def test_keywords_become_settings() -> None:
 def test_nonsense_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         build_settings("box", source="test", **values)
+
+
+def test_every_setting_is_a_keyword() -> None:
+    keywords = set(get_type_hints(CreateOptions)) | {"name"}
+    assert keywords == {setting.removesuffix("_bytes") for setting in Settings.__struct_fields__}
+    assert set(get_type_hints(MachineOptions)) == keywords - {"image", "name", "restart"}
 
 
 @pytest.mark.parametrize("argv", ["ls -l", b"ls", [], ()])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from innkeeper.api.aio import in_thread
+from innkeeper.api.threads import in_thread
 
 
 def test_results_and_errors_come_back() -> None:

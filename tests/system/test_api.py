@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +14,21 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from innkeeper import AsyncMachine, ExecError, InnError, Machine
-from innkeeper.errors import CommandNotFound, GuestError, GuestLost, NameInUse, TimedOut
+from innkeeper.errors import (
+    CommandNotFound,
+    GuestError,
+    GuestLost,
+    HostError,
+    NameInUse,
+    TimedOut,
+    UsageError,
+)
+from innkeeper.testing.plugin import VmFactory
 
 
 def state(machine: Machine) -> str:
@@ -59,31 +70,30 @@ def test_commands_of_a_guest() -> None:
         assert not vm.stop()
 
 
-def test_processes_of_a_guest() -> None:
-    with Machine.run("tiny", memory="256M") as vm:
-        with vm.popen(["cat"]) as cat:
-            cat.stdin.write(b"line\n")
-            cat.stdin.flush()
-            assert cat.stdout.readline() == b"line\n"
-            assert vm.exec(["test", "-d", f"/proc/{cat.pid}"]).returncode == 0
-        assert cat.returncode == 0
-        for end, code in (("terminate", 143), ("kill", 137)):
-            with vm.popen(["sleep", "600"]) as sleep:
-                getattr(sleep, end)()
-                assert sleep.wait(20) == code
-        with vm.popen(["sh", "-c", "test -t 0 && stty size"], tty=True) as terminal:
-            assert terminal.stdout.read().split() == [b"24", b"80"]
-        data = os.urandom(1 << 20)
-        with vm.popen(["cat"]) as cat:
-            assert cat.communicate(data) == (data, b"")
-        # What a closed process leaves in the guest ends there too.
-        sleep = vm.popen(["sleep", "601"])
-        sleep.close()
-        script = "while pgrep -f 'sleep 601' | grep -qv $$; do :; done"
-        assert vm.exec(["sh", "-c", script], timeout_s=20).returncode == 0
+def test_processes_of_a_guest(vm: Machine) -> None:
+    with vm.popen(["cat"]) as cat:
+        cat.stdin.write(b"line\n")
+        cat.stdin.flush()
+        assert cat.stdout.readline() == b"line\n"
+        assert vm.exec(["test", "-d", f"/proc/{cat.pid}"]).returncode == 0
+    assert cat.returncode == 0
+    for end, code in (("terminate", 143), ("kill", 137)):
+        with vm.popen(["sleep", "600"]) as sleep:
+            getattr(sleep, end)()
+            assert sleep.wait(20) == code
+    with vm.popen(["sh", "-c", "test -t 0 && stty size"], tty=True) as terminal:
+        assert terminal.stdout.read().split() == [b"24", b"80"]
+    data = os.urandom(1 << 20)
+    with vm.popen(["cat"]) as cat:
+        assert cat.communicate(data) == (data, b"")
+    # What a closed process leaves in the guest ends there too.
+    sleep = vm.popen(["sleep", "601"])
+    sleep.close()
+    script = "while pgrep -f 'sleep 601' | grep -qv $$; do :; done"
+    assert vm.exec(["sh", "-c", script], timeout_s=20).returncode == 0
 
 
-def test_files_of_a_guest(tmp_path: Path) -> None:
+def test_files_of_a_guest(vm: Machine, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "sub").mkdir(parents=True)
     (source / "sub" / "run").write_bytes(os.urandom(300_000))
@@ -91,34 +101,33 @@ def test_files_of_a_guest(tmp_path: Path) -> None:
     (source / ("n" * 200)).write_text("a long name")
     (source / "link").symlink_to("sub/run")
     os.utime(source / "sub" / "run", (1_000_000_000, 1_000_000_000))
-    with Machine.run("tiny", memory="256M") as vm:
-        vm.files.write("/tmp/a file", b"data", mode=0o600)
-        assert vm.files.read("/tmp/a file") == b"data"
-        assert vm.exec(["stat", "-c", "%a", "/tmp/a file"]).stdout == b"600\n"
-        assert vm.files.exists("/tmp/a file")
-        assert not vm.files.exists("/tmp/none")
-        vm.files.push(source, "/root/deep/tree")
-        vm.files.pull("/root/deep/tree", tmp_path / "back")
-        copy = tmp_path / "back" / "sub" / "run"
-        assert copy.read_bytes() == (source / "sub" / "run").read_bytes()
-        assert (copy.stat().st_mode & 0o777, copy.stat().st_mtime) == (0o751, 1_000_000_000)
-        assert (tmp_path / "back" / "link").readlink() == Path("sub/run")
-        assert (tmp_path / "back" / ("n" * 200)).read_text() == "a long name"
-        vm.files.push(copy, "/root/one")
-        vm.files.pull("/root/one", tmp_path / "one")
-        assert (tmp_path / "one").read_bytes() == copy.read_bytes()
-        vm.exec(["ln", "-s", "/etc/passwd", "/root/deep/tree/bad"], check=True)
-        with pytest.raises(InnError, match="link"):
-            vm.files.pull("/root/deep/tree", tmp_path / "again")
-        with pytest.raises(ExecError, match="No such file"):
-            vm.files.pull("/none", tmp_path / "again")
-        with pytest.raises(ExecError):
-            vm.files.push(source, "/proc/none")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "one", "source"]
+    vm.files.write("/tmp/a file", b"data", mode=0o600)
+    assert vm.files.read("/tmp/a file") == b"data"
+    assert vm.exec(["stat", "-c", "%a", "/tmp/a file"]).stdout == b"600\n"
+    assert vm.files.exists("/tmp/a file")
+    assert not vm.files.exists("/tmp/none")
+    vm.files.push(source, "/root/deep/tree")
+    vm.files.pull("/root/deep/tree", tmp_path / "back")
+    copy = tmp_path / "back" / "sub" / "run"
+    assert copy.read_bytes() == (source / "sub" / "run").read_bytes()
+    assert (copy.stat().st_mode & 0o777, copy.stat().st_mtime) == (0o751, 1_000_000_000)
+    assert (tmp_path / "back" / "link").readlink() == Path("sub/run")
+    assert (tmp_path / "back" / ("n" * 200)).read_text() == "a long name"
+    vm.files.push(copy, "/root/one")
+    vm.files.pull("/root/one", tmp_path / "one")
+    assert (tmp_path / "one").read_bytes() == copy.read_bytes()
+    vm.exec(["ln", "-s", "/etc/passwd", "/root/deep/tree/bad"], check=True)
+    with pytest.raises(InnError, match="link"):
+        vm.files.pull("/root/deep/tree", tmp_path / "again")
+    with pytest.raises(ExecError, match="No such file"):
+        vm.files.pull("/none", tmp_path / "again")
+    with pytest.raises(ExecError):
+        vm.files.push(source, "/proc/none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "one", "source"]
 
 
-def test_a_panic_is_told_with_its_reason(tmp_path: Path) -> None:
-    with Machine.run("tiny", memory="256M", console=tmp_path / "console") as vm:
+def test_a_panic_is_told_with_its_reason(vm_factory: VmFactory) -> None:
+    with vm_factory() as vm:
         process = vm.popen(["sleep", "600"])
         with pytest.raises(GuestLost, match="sysrq triggered crash"):
             vm.exec(["sh", "-c", "echo c > /proc/sysrq-trigger; sleep 60"])
@@ -127,8 +136,49 @@ def test_a_panic_is_told_with_its_reason(tmp_path: Path) -> None:
         process.close()
         assert state(vm) == "failed"
         assert "panic" in "\n".join(vm.console_tail(400))
+        assert any("sysrq" in line.text for line in vm.logs("keeper"))
         with pytest.raises(GuestError, match="has ended"):
             vm.exec(["true"])
+
+
+def send_all(sock: socket.socket, data: bytes) -> None:
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def test_ports_of_a_guest(vm: Machine) -> None:
+    serve = "mkdir -p /www; echo hello > /www/index.html; httpd -h /www -p 127.0.0.1:80"
+    vm.exec(["sh", "-c", serve + "; nc -ll -p 7 -e cat >/dev/null 2>&1 &"], check=True)
+    data = os.urandom(1 << 20)
+    with vm.forward(80) as web, vm.forward(7) as echo:
+        for _ in range(2):
+            with urlopen(f"http://127.0.0.1:{web.port}/", timeout=30) as page:
+                assert page.read() == b"hello\n"
+        with socket.create_connection(("127.0.0.1", echo.port), timeout=30) as sock:
+            sender = threading.Thread(target=send_all, args=(sock, data))
+            sender.start()
+            # Our end of file goes in, what was on its way comes out, then the guest's.
+            assert b"".join(iter(lambda: sock.recv(1 << 16), b"")) == data
+            sender.join()
+        with pytest.raises(HostError, match=f"cannot listen on 127.0.0.1:{web.port}"):
+            vm.forward(80, web.port)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", web.port), timeout=30)
+    with vm.forward(81) as nobody, socket.create_connection(("127.0.0.1", nobody.port)) as sock:
+        assert sock.recv(1) == b""
+    with pytest.raises(UsageError):
+        vm.forward(0)
+    vm.exec(["killall", "httpd", "nc"])
+
+
+def test_logs_of_a_guest(vm: Machine) -> None:
+    vm.exec(["logger", "-t", "test", "a message"], check=True)
+    followed = vm.logs("guest", follow=True)
+    assert next(line for line in followed if "a message" in line.text).source == "guest"
+    followed.close()
+    assert any("inn-agent: listening" in line.text for line in vm.logs("console"))
+    assert {line.source for line in vm.logs()} == {"console", "guest", "keeper"}
+    assert next(vm.events(timeout_s=10)).state == "running"
 
 
 @pytest.fixture
@@ -224,6 +274,12 @@ def test_async_calls_and_their_cancellation(runtime_dir: Path) -> None:
                 assert await cat.readline() == b"hello\n"
                 await cat.close_stdin()
                 assert await cat.wait(10) == 0
+            serve = "mkdir -p /www; echo hello > /www/index.html; httpd -h /www"
+            await vm.exec(["sh", "-c", serve], check=True)
+            async with vm.forward(80) as web:
+                page = await asyncio.to_thread(urlopen, f"http://127.0.0.1:{web.port}/")
+                with page:
+                    assert page.read() == b"hello\n"
             await vm.files.write("/tmp/f", "text")
             assert await vm.files.read("/tmp/f") == b"text"
         with pytest.raises(TimeoutError):

@@ -15,7 +15,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Literal, Self, Unpack
 
@@ -324,7 +324,7 @@ class Machine(Commands):
             return tuple(deque((line.text for line in self.logs("console")), maxlen=lines))
         return ()
 
-    def logs(self, *sources: Source, follow: bool = False) -> Iterator[Line]:
+    def logs(self, *sources: Source, follow: bool = False) -> Generator[Line, None, None]:
         """The lines of the guest's logs, in the order of time; closed, it stops.
 
         :param sources: of "console", "guest" (its kernel and programs) and
@@ -365,7 +365,7 @@ class Machine(Commands):
             attached.end()
 
 
-def _lines(logs: Logs, *, follow: bool) -> Iterator[Line]:
+def _lines(logs: Logs, *, follow: bool) -> Generator[Line, None, None]:
     with contextlib.closing(logs):
         for line in logs.follow() if follow else logs.present():
             if line is not None:

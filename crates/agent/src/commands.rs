@@ -12,11 +12,12 @@ use crate::transport::Transport;
 use crate::{console, init};
 
 const USAGE: &str = "\
-usage: inn-agent serve [--unix-dir DIR]
+usage: inn-agent serve [--set-clock | --unix-dir DIR]
        inn-agent init
        inn-agent --version
 
   serve             run beside another init, on vsock ports 8888, 9001 and 9002
+  serve --set-clock the same, and the host's clock becomes the guest's
   serve --unix-dir  the same on DIR/8888.sock and so on; the host is DIR/7777.sock
   init              set the guest up and serve, as PID 1 (also when started
                     under the name `init`)
@@ -83,16 +84,17 @@ fn run_init(_: &[OsString], started: Duration) -> ExitCode {
 }
 
 fn run_serve(args: &[OsString], started: Duration) -> ExitCode {
-    let transport = match args {
-        [] => Transport::Vsock,
-        [option, dir] if option == "--unix-dir" => Transport::Unix(PathBuf::from(dir)),
+    let (transport, sets_clock) = match args {
+        [] => (Transport::Vsock, false),
+        [option] if option == "--set-clock" => (Transport::Vsock, true),
+        [option, dir] if option == "--unix-dir" => (Transport::Unix(PathBuf::from(dir)), false),
         _ => return usage_error("serve: wrong arguments"),
     };
     agent::run(
         Settings {
             transport,
             started,
-            sets_clock: false,
+            sets_clock,
             console_shell: false,
         },
         Vec::new(),

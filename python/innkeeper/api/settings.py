@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from innkeeper.model.machine import AcceleratorChoice, Forward, Network, RestartPolicy
+from innkeeper.model.machine import AcceleratorChoice, Forward, Network, RestartPolicy, RootOverlay
 from innkeeper.model.machine import Machine as Settings
 from innkeeper.model.toml import machine_from_table
 
@@ -29,6 +29,9 @@ class MachineOptions(TypedDict, total=False):
     :ivar forward: "auto" leads the host's loopback to ports that the guest
         listens on; "none" by default.
     :ivar append: words for the kernel command line.
+    :ivar flavour: which of the image's kernels; "" is its first.
+    :ivar root_overlay: "temp" (the default), "keep" or "none": where the guest's
+        changes of its image's root go.
     :ivar kernel: a kernel of the caller's instead of the image's.
     :ivar initrd: an initramfs instead of the image's.
     """
@@ -39,6 +42,8 @@ class MachineOptions(TypedDict, total=False):
     ports: Sequence[str]
     forward: Forward
     append: Sequence[str]
+    flavour: str
+    root_overlay: RootOverlay
     kernel: str | Path | None
     initrd: str | Path | None
     accel: AcceleratorChoice

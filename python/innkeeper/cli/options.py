@@ -19,6 +19,7 @@ from innkeeper.model.machine import (
     Machine,
     Network,
     RestartPolicy,
+    RootOverlay,
     Wait,
 )
 from innkeeper.model.sizes import parse_duration
@@ -34,7 +35,16 @@ _MACHINE = (
     click.option(
         "-m", "--memory", default="512M", show_default=True, metavar="SIZE", help="Guest memory."
     ),
-    click.option("--image", default="tiny", show_default=True, help="Image to boot."),
+    click.option("--image", default="tiny", show_default=True, help="Image to boot: `inn image`."),
+    click.option("--flavour", metavar="NAME", help="Which of the image's kernels."),
+    click.option(
+        "--root-overlay",
+        type=click.Choice(get_args(RootOverlay)),
+        default="temp",
+        show_default=True,
+        help="Where the guest's changes of its image's root go: to memory, to a disk of "
+        "the machine's own, or nowhere (read-only).",
+    ),
     click.option(
         "--kernel",
         metavar="FILE",
@@ -155,7 +165,19 @@ def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> di
     :param given: whether an option was written on the command line; the others
         are left to the file or the model's default.
     """
-    keys = ("cpus", "memory", "image", "kernel", "initrd", "append", "accel", "network", "ports")
+    keys = (
+        "cpus",
+        "memory",
+        "image",
+        "flavour",
+        "root_overlay",
+        "kernel",
+        "initrd",
+        "append",
+        "accel",
+        "network",
+        "ports",
+    )
     return {
         key: list(values[key]) if isinstance(values[key], tuple) else values[key]
         for key in (*keys, "forward", "restart")

@@ -85,7 +85,7 @@ class PackagedKernel:
         return Placed(
             content.release,
             select_modules(content.modules, WANTED_MODULES),
-            _place_elf(vmlinuz, folder, report) or vmlinuz.name,
+            place_elf(vmlinuz, folder, report) or vmlinuz.name,
             vmlinuz.name,
         )
 
@@ -146,11 +146,12 @@ class UserKernel:
                 f"no modules found for kernel {info.release or self._path.name}; "
                 "its virtio drivers have to be built in"
             )
-        elf = None if info.kind == "elf" else _place_elf(self._path, folder, report)
+        elf = None if info.kind == "elf" else place_elf(self._path, folder, report)
         return Placed(info.release or "unknown", modules, elf or str(self._path), str(self._path))
 
 
-def _place_elf(vmlinuz: Path, folder: Path, report: Report) -> str | None:
+def place_elf(vmlinuz: Path, folder: Path, report: Report) -> str | None:
+    """Write the ELF kernel inside a bzImage into `folder`; its name, or None where there is none."""
     from innkeeper.images.kernel import try_extract_vmlinux
 
     vmlinux, why = try_extract_vmlinux(vmlinuz)

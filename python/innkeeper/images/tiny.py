@@ -24,9 +24,10 @@ _DATA = Path(__file__).with_name("data") / "tiny"
 BUILDER_VERSION = 2
 
 _MIB = 1 << 20
+AGENT_FIX = "run `make setup`, or set INN_AGENT to an agent"
 _PROGRAM_FIXES = {
     "busybox": "apt-get install busybox-static",
-    "agent": "run `make setup`, or set INN_AGENT to an agent",
+    "agent": AGENT_FIX,
 }
 
 

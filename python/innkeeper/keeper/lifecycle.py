@@ -70,6 +70,10 @@ async def keep(plan: RunPlan, control: Control) -> None:
         async with AsyncExitStack() as stack:
             held = claim(plan.layout, plan.machine.name)
             stack.callback(held.release)
+            if plan.image.root is not None:
+                from innkeeper.images.bundles import hold_bundle
+
+                stack.callback(hold_bundle(plan.layout.images, plan.image.name).release)
             lifecycle = Lifecycle(plan, control, held)
             await lifecycle.open_door()
             reason = await lifecycle.run()

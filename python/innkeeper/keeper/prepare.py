@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import OutOfMemory, UnknownName
+from innkeeper.errors import OutOfMemory, UsageError
 from innkeeper.hypervisors.qemu.facts import qemu_facts
 from innkeeper.hypervisors.qemu.probe import choose_accelerator
 from innkeeper.images.kernel import check_initrd
+from innkeeper.images.tiny import NAME as TINY
 from innkeeper.images.tiny import prepare_tiny
 from innkeeper.keeper.plan import RunPlan, plan_run
 from innkeeper.model.host import HostFacts
@@ -23,8 +24,6 @@ from innkeeper.registry.layout import Layout
 from innkeeper.registry.names import check_free
 from innkeeper.switchboard.native import tsc_khz
 from innkeeper.system.host import memory_available_bytes
-
-IMAGES = ("tiny",)
 
 # QEMU itself with TCG's translation cache, and the keeper.
 _OVERHEAD_BYTES = 96 * MIB
@@ -63,8 +62,6 @@ def prepare_run(
     :raise InnError: something is missing; its fields say what.
     """
     machine = request.machine
-    if machine.image not in IMAGES:
-        raise UnknownName("image", machine.image, IMAGES, stage="image")
     check_free(layout, machine.name)
     qemu = qemu_facts(layout.cache)
     image = _choose_image(machine, layout, report)
@@ -110,9 +107,26 @@ def check_memory(machine: Machine, available_bytes: int | None) -> None:
         )
 
 
+def _stored_image(machine: Machine, layout: Layout, report: Callable[[str], None]) -> Image:
+    from innkeeper.images.boot import prepare_bundle
+    from innkeeper.images.bundles import find_bundle
+
+    if machine.kernel is not None:
+        raise UsageError(
+            f"the image {machine.image!r} brings its own kernel",
+            stage="image",
+            fix="leave out --kernel, or choose one of the image's with --flavour",
+        )
+    bundle, folder = find_bundle(layout.images, machine.image)
+    return prepare_bundle(bundle, folder, layout.cache, report=report, flavour=machine.flavour)
+
+
 def _choose_image(machine: Machine, layout: Layout, report: Callable[[str], None]) -> Image:
-    kernel = Path(machine.kernel).absolute() if machine.kernel else None
-    image = prepare_tiny(layout.cache, report=report, kernel=kernel)
+    if machine.image == TINY:
+        kernel = Path(machine.kernel).absolute() if machine.kernel else None
+        image = prepare_tiny(layout.cache, report=report, kernel=kernel)
+    else:
+        image = _stored_image(machine, layout, report)
     if machine.initrd is None:
         return image
     initrd = Path(machine.initrd).absolute()

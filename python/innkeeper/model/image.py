@@ -6,6 +6,18 @@ from __future__ import annotations
 import msgspec
 
 
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    """A root file system beside the initramfs.
+
+    :ivar path: absolute, of the file system's image.
+    :ivar init: "agent", or the program of the root that becomes PID 1.
+    """
+
+    path: str
+    fstype: str
+    init: str = "agent"
+
+
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest boots from. All paths are absolute, and the files are read-only.
 
@@ -15,6 +27,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     :ivar kernel_source: the bzImage (or ELF) as its maker shipped it.
     :ivar kernel_release: what `uname -r` will say.
     :ivar agent: the image's /init is our agent.
+    :ivar root: what the guest's `/` is; None leaves it in the initramfs.
     :ivar modules: names of the modules in the initramfs. A driver that is built into the
         kernel is not among them.
     """
@@ -29,3 +42,4 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     modules: tuple[str, ...]
     initrd_bytes: int
     kernel_bytes: int
+    root: Root | None = None

@@ -17,6 +17,7 @@ AcceleratorChoice = Literal["auto", "kvm", "tcg"]
 Network = Literal["none", "user"]
 Forward = Literal["none", "auto"]
 Wait = Literal["agent", "network", "none"]
+RootOverlay = Literal["temp", "keep", "none"]
 RestartPolicy = Literal["never", "on-failure", "always"]
 
 # A DNS label, so that the name can be the guest's host name (RFC 1123), but
@@ -46,6 +47,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What a guest is made of.
 
     :ivar image: name of an image.
+    :ivar flavour: which of the image's kernels; "" is its first.
+    :ivar root_overlay: what the guest writes over its image's root: into memory, onto a
+        disk of its own, or nowhere (the root is read-only).
     :ivar kernel: a kernel file in place of the image's.
     :ivar initrd: an initramfs in place of the image's.
     :ivar append: words added to the kernel command line.
@@ -58,6 +62,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cpus: int = 1
     memory_bytes: int = MEMORY_DEFAULT_BYTES
     image: str = "tiny"
+    flavour: str = ""
+    root_overlay: RootOverlay = "temp"
     kernel: str | None = None
     initrd: str | None = None
     append: tuple[str, ...] = ()

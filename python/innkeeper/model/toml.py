@@ -15,7 +15,7 @@ from innkeeper.model.sizes import parse_size
 
 # Every key of a machine file; `memory` and `ports` are texts there.
 KEYS = (
-    *("name", "cpus", "memory", "image", "kernel", "initrd", "append"),
+    *("name", "cpus", "memory", "image", "flavour", "root_overlay", "kernel", "initrd", "append"),
     *("accel", "network", "ports", "forward", "restart"),
 )
 

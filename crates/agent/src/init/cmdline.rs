@@ -13,6 +13,47 @@ pub struct Cmdline {
     pub modules: Vec<String>,
     /// `inn.console=shell`
     pub console_shell: bool,
+    /// `inn.root=` and what belongs to it.
+    pub root: Option<Root>,
+}
+
+/// A root file system other than the initramfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// `inn.root=`
+    pub source: Source,
+    /// `inn.rootfstype=`, of a disk or device.
+    pub fstype: String,
+    /// `inn.overlay=`
+    pub overlay: Overlay,
+    /// `rw`: without a layer, the root itself is written to.
+    pub writable: bool,
+    /// `inn.init=`: PID 1 on the root; without it, the agent.
+    pub init: Option<String>,
+}
+
+/// Where a root comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `disk:SERIAL`
+    Disk(String),
+    /// `device:/dev/...`
+    Device(String),
+    /// `virtiofs:TAG`
+    Virtiofs(String),
+    /// `9p:TAG`
+    Ninep(String),
+}
+
+/// What lies over a read-only root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overlay {
+    /// `none`
+    None,
+    /// `temp`: memory.
+    Temp,
+    /// `keep:SERIAL`: a disk.
+    Keep(String),
 }
 
 /// Reads /proc/cmdline.
@@ -22,6 +63,7 @@ pub fn read() -> Cmdline {
 
 fn parse(text: &str) -> Cmdline {
     let mut cmdline = Cmdline::default();
+    let mut root = RootWords::default();
     for word in words(text) {
         if let Some(name) = word.strip_prefix("inn.hostname=") {
             cmdline.hostname =
@@ -34,9 +76,64 @@ fn parse(text: &str) -> Cmdline {
         } else if word == "--" {
             // What follows is init's argv, by the kernel's own rule.
             break;
+        } else {
+            root.take(&word);
         }
     }
+    cmdline.root = root.finish();
     cmdline
+}
+
+#[derive(Default)]
+struct RootWords {
+    source: Option<Source>,
+    fstype: String,
+    overlay: Option<Overlay>,
+    writable: bool,
+    init: Option<String>,
+}
+
+impl RootWords {
+    fn take(&mut self, word: &str) {
+        if let Some(value) = word.strip_prefix("inn.root=") {
+            self.source = parse_source(value);
+        } else if let Some(value) = word.strip_prefix("inn.rootfstype=") {
+            value.clone_into(&mut self.fstype);
+        } else if let Some(value) = word.strip_prefix("inn.overlay=") {
+            self.overlay = match value.split_once(':') {
+                Some(("keep", serial)) => Some(Overlay::Keep(serial.to_owned())),
+                _ if value == "temp" => Some(Overlay::Temp),
+                _ => Some(Overlay::None),
+            };
+        } else if let Some(value) = word.strip_prefix("inn.init=") {
+            self.init = Some(value.to_owned()).filter(|path| path.starts_with('/'));
+        } else if word == "rw" || word == "ro" {
+            self.writable = word == "rw";
+        }
+    }
+
+    fn finish(self) -> Option<Root> {
+        Some(Root {
+            source: self.source?,
+            fstype: self.fstype,
+            overlay: self.overlay.unwrap_or(Overlay::None),
+            writable: self.writable,
+            init: self.init,
+        })
+    }
+}
+
+fn parse_source(value: &str) -> Option<Source> {
+    let (kind, what) = value.split_once(':')?;
+    let what = what.to_owned();
+    match kind {
+        _ if what.is_empty() => None,
+        "disk" => Some(Source::Disk(what)),
+        "device" => Some(Source::Device(what)),
+        "virtiofs" => Some(Source::Virtiofs(what)),
+        "9p" => Some(Source::Ninep(what)),
+        _ => None,
+    }
 }
 
 /// Words separated by spaces; double quotes keep spaces, as in the kernel.
@@ -85,6 +182,34 @@ mod tests {
             parse(&format!("inn.hostname={}", "x".repeat(65))).hostname,
             None
         );
+    }
+
+    #[test]
+    fn roots() {
+        let root = parse("inn.root=disk:inn-root inn.rootfstype=erofs inn.overlay=temp ro").root;
+        let expected = Root {
+            source: Source::Disk("inn-root".to_owned()),
+            fstype: "erofs".to_owned(),
+            overlay: Overlay::Temp,
+            writable: false,
+            init: None,
+        };
+        assert_eq!(root, Some(expected));
+        let root = parse("inn.root=9p:host inn.overlay=keep:layer inn.init=/sbin/init rw")
+            .root
+            .unwrap();
+        assert_eq!(root.source, Source::Ninep("host".to_owned()));
+        assert_eq!(root.overlay, Overlay::Keep("layer".to_owned()));
+        assert_eq!(root.init.as_deref(), Some("/sbin/init"));
+        assert!(root.writable);
+        for nothing in [
+            "inn.root=",
+            "inn.root=disk:",
+            "inn.root=nfs:x",
+            "inn.init=/sbin/init",
+        ] {
+            assert_eq!(parse(nothing).root, None, "{nothing}");
+        }
     }
 
     #[test]

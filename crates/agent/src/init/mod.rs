@@ -5,6 +5,7 @@
 mod cmdline;
 mod modules;
 mod mounts;
+mod root;
 mod system;
 
 use std::time::Duration;
@@ -31,6 +32,10 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     problems.check("loopback", crate::control::network::bring_loopback_up());
     modules::load_all(&cmdline.modules, &mut problems);
     problems.say_all();
+    if let Some(root) = &cmdline.root {
+        change_root(root, &mut problems);
+        problems.say_all();
+    }
     let settings = Settings {
         transport: Transport::Vsock,
         started,
@@ -38,6 +43,23 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
         console_shell: cmdline.console_shell,
     };
     (settings, problems.list)
+}
+
+/// Goes on with a root of its own; comes back with the agent as PID 1. Without
+/// its root a guest is not what was asked for: it ends, and its last words on
+/// the console say why.
+fn change_root(root: &cmdline::Root, problems: &mut Problems) {
+    if let Err(error) = root::enter(root) {
+        problems.add("root", error);
+        problems.say_all();
+        system::give_up();
+    }
+    if let Some(init) = root.init.as_deref() {
+        problems.add("init", root::hand_over(init));
+        problems.say_all();
+        system::give_up();
+    }
+    mounts::mount_after_root(problems);
 }
 
 /// What went wrong so far.

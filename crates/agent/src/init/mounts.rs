@@ -76,6 +76,15 @@ pub fn mount_all(problems: &mut Problems) {
     }
 }
 
+/// Mounts again what did not move along to a new root.
+pub fn mount_after_root(problems: &mut Problems) {
+    for entry in MOUNTS.iter().filter(|entry| entry.target == "/tmp") {
+        if let Err(errno) = mount_one(entry) {
+            problems.add("mount", format_args!("{}: {}", entry.target, errno.desc()));
+        }
+    }
+}
+
 fn mount_one(entry: &Mount) -> nix::Result<()> {
     // A read-only root has the folders, or the mount says what is missing.
     let _ = std::fs::DirBuilder::new()

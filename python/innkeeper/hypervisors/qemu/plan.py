@@ -12,6 +12,14 @@ from collections.abc import Mapping
 
 import msgspec
 
+from innkeeper.hypervisors.qemu.disks import (
+    Disk,
+    disk_device,
+    disk_options,
+    plan_disks,
+    root_modules,
+    root_words,
+)
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Accelerator, Machine
@@ -57,12 +65,18 @@ class QemuPlan(msgspec.Struct, frozen=True, kw_only=True):
     descriptors: tuple[str, ...]
 
 
-def plan_qemu(machine: Machine, image: Image, facts: HostFacts) -> QemuPlan:
-    """The plan for one start of `machine` from `image` on this host."""
+def plan_qemu(
+    machine: Machine, image: Image, facts: HostFacts, *, layer: str | None = None
+) -> QemuPlan:
+    """The plan for one start of `machine` from `image` on this host.
+
+    :param layer: the file that keeps what the guest writes over its root.
+    """
     accel = facts.accelerator.accel
     machine_type = "microvm" if "microvm" in facts.qemu.machines else "q35"
     transport = "virtio-mmio" if machine_type == "microvm" else "virtio-pci"
-    devices = _plan_devices(machine, transport)
+    disks = plan_disks(machine, image, layer=layer)
+    devices = _plan_devices(machine, disks, transport)
     cmdline = _plan_cmdline(machine, image, facts, transport, devices)
     argv = (
         facts.qemu.path,
@@ -70,6 +84,7 @@ def plan_qemu(machine: Machine, image: Image, facts: HostFacts) -> QemuPlan:
         *_machine_options(machine, machine_type, accel),
         *_channel_options(),
         *_network_options(machine),
+        *(part for disk in disks for part in disk_options(disk)),
         *(part for device in devices for part in ("-device", device.option)),
         "-kernel",
         image.kernel,
@@ -168,7 +183,7 @@ def _network_options(machine: Machine) -> tuple[str, ...]:
     return ("-netdev", ",".join(["user,id=net0", *forwards]))
 
 
-def _plan_devices(machine: Machine, transport: str) -> tuple[Device, ...]:
+def _plan_devices(machine: Machine, disks: tuple[Disk, ...], transport: str) -> tuple[Device, ...]:
     suffix = "device" if transport == "virtio-mmio" else "pci"
     devices = [
         Device(
@@ -185,6 +200,10 @@ def _plan_devices(machine: Machine, transport: str) -> tuple[Device, ...]:
                 module="virtio_net",
             )
         )
+    devices += [
+        Device(purpose=f"disk {disk.serial}", option=disk_device(disk, suffix), module="virtio_blk")
+        for disk in disks
+    ]
     return tuple(devices)
 
 
@@ -206,11 +225,16 @@ def _plan_cmdline(
             # Without it 1 of 4 microvm boots under TCG hangs in TSC calibration.
             words.append(f"tsc_early_khz={facts.tsc_khz}")
     if image.agent:
-        modules = (_TRANSPORT_MODULES[transport], *(device.module for device in devices))
-        wanted = [name for name in modules if name in image.modules]
+        modules = (
+            _TRANSPORT_MODULES[transport],
+            *(device.module for device in devices),
+            *root_modules(machine, image),
+        )
+        wanted = list(dict.fromkeys(name for name in modules if name in image.modules))
         words.append(f"inn.hostname={machine.name}")
         if wanted:
             words.append(f"inn.modules={','.join(wanted)}")
+        words += root_words(machine, image)
     return " ".join([*words, *machine.append])
 
 

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the initramfs to a root file system of its own, and to its init.
+//!
+//! A root is found by what the host calls it, mounted read-only, put under a
+//! writable layer where one is wanted, and becomes `/`. The initramfs is given
+//! back. Then either this process goes on as PID 1, or the root's init takes
+//! its place and starts the agent as a service.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::statfs;
+use nix::unistd::{chroot, execv};
+
+use super::cmdline::{Overlay, Root, Source};
+
+/// A disk is there when its driver is loaded; a slow host gets some time.
+const DEVICE_LIMIT: Duration = Duration::from_secs(10);
+const DEVICE_POLL: Duration = Duration::from_millis(5);
+
+const LOWER: &str = "/sysroot";
+const LAYER: &str = "/layer";
+const MERGED: &str = "/newroot";
+
+/// What moves along to the new root.
+const KEPT_MOUNTS: &[&str] = &["/dev", "/proc", "/sys", "/run"];
+
+/// The agent's place beside another init: /run is memory, and every init keeps it.
+const AGENT: &str = "/run/innkeeper/inn-agent";
+
+/// `RAMFS_MAGIC` and `TMPFS_MAGIC` (linux/magic.h): what an initramfs lies on.
+const MEMORY_FILE_SYSTEMS: &[i64] = &[0x8584_58f6, 0x0102_1994];
+
+/// Makes the root that the command line names the root of this process.
+pub fn enter(root: &Root) -> io::Result<()> {
+    for folder in [LOWER, LAYER, MERGED] {
+        make_folder(folder)?;
+    }
+    mount_source(root, LOWER)?;
+    let top = put_under_layer(root)?;
+    for kept in KEPT_MOUNTS {
+        let target = format!("{top}{kept}");
+        let _ = make_folder(&target);
+        mount(Some(*kept), target.as_str(), NONE, MsFlags::MS_MOVE, NONE)
+            .map_err(|errno| failed(&format!("move {kept}"), errno))?;
+    }
+    save_agent(top).map_err(|error| io::Error::other(format!("keep the agent: {error}")))?;
+    free_initramfs();
+    std::env::set_current_dir(top)?;
+    mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE)
+        .map_err(|errno| failed("move the root", errno))?;
+    chroot(".").map_err(|errno| failed("chroot", errno))?;
+    std::env::set_current_dir("/")
+}
+
+/// Lets the root's own init take over, with the agent as its service. Returns
+/// only with an error.
+pub fn hand_over(init: &str) -> io::Error {
+    if let Err(error) = write_service() {
+        return error;
+    }
+    let Ok(path) = CString::new(init) else {
+        return io::Error::from(io::ErrorKind::InvalidInput);
+    };
+    match execv(&path, std::slice::from_ref(&path)) {
+        Ok(never) => match never {},
+        Err(errno) => failed(init, errno),
+    }
+}
+
+const NONE: Option<&str> = None;
+
+fn mount_source(root: &Root, target: &str) -> io::Result<()> {
+    let (source, fstype, options) = match &root.source {
+        Source::Disk(serial) => (find_disk(serial)?, root.fstype.as_str(), None),
+        Source::Device(path) => (wait_for(Path::new(path))?, root.fstype.as_str(), None),
+        Source::Virtiofs(tag) => (PathBuf::from(tag), "virtiofs", None),
+        Source::Ninep(tag) => (
+            PathBuf::from(tag),
+            "9p",
+            Some("trans=virtio,version=9p2000.L,msize=512000,cache=loose"),
+        ),
+    };
+    // The host gives the disk read-only; only "none" may find it writable.
+    let flags = match root.overlay {
+        Overlay::None if root.writable => MsFlags::empty(),
+        _ => MsFlags::MS_RDONLY,
+    };
+    mount(Some(&source), target, Some(fstype), flags, options)
+        .map_err(|errno| failed(&format!("mount {} ({fstype})", source.display()), errno))
+}
+
+/// Where the root is in the end: with or without a writable layer.
+fn put_under_layer(root: &Root) -> io::Result<&'static str> {
+    match &root.overlay {
+        Overlay::None => return Ok(LOWER),
+        Overlay::Temp => mount(
+            Some("tmpfs"),
+            LAYER,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=0755,size=75%"),
+        )
+        .map_err(|errno| failed("mount the layer", errno))?,
+        Overlay::Keep(serial) => {
+            let disk = find_disk(serial)?;
+            mount(Some(&disk), LAYER, Some("ext4"), MsFlags::MS_NOATIME, NONE)
+                .map_err(|errno| failed(&format!("mount {}", disk.display()), errno))?;
+        }
+    }
+    for folder in ["upper", "work"] {
+        make_folder(&format!("{LAYER}/{folder}"))?;
+    }
+    let options = format!("lowerdir={LOWER},upperdir={LAYER}/upper,workdir={LAYER}/work");
+    mount(
+        Some("overlay"),
+        MERGED,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .map_err(|errno| failed("mount the overlay", errno))?;
+    Ok(MERGED)
+}
+
+/// The block device whose serial number the host set.
+fn find_disk(serial: &str) -> io::Result<PathBuf> {
+    let end = Instant::now() + DEVICE_LIMIT;
+    loop {
+        for entry in fs::read_dir("/sys/block")?.flatten() {
+            let known = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+            if known.trim_end() == serial {
+                return wait_for(&Path::new("/dev").join(entry.file_name()));
+            }
+        }
+        if Instant::now() >= end {
+            return Err(io::Error::other(format!("no disk with serial {serial}")));
+        }
+        std::thread::sleep(DEVICE_POLL);
+    }
+}
+
+fn wait_for(device: &Path) -> io::Result<PathBuf> {
+    let end = Instant::now() + DEVICE_LIMIT;
+    while !device.exists() {
+        if Instant::now() >= end {
+            return Err(io::Error::other(format!("no device {}", device.display())));
+        }
+        std::thread::sleep(DEVICE_POLL);
+    }
+    Ok(device.to_owned())
+}
+
+/// The initramfs ends, and with it the file this process runs from.
+fn save_agent(top: &str) -> io::Result<()> {
+    let place = format!("{top}{AGENT}");
+    make_folder(&format!("{top}/run/innkeeper"))?;
+    // /proc is at its new place already.
+    fs::copy(format!("{top}/proc/self/exe"), &place)?;
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
+}
+
+/// Gives the memory of the initramfs back. Stays on its own file system, and
+/// does nothing where `/` is not in memory.
+fn free_initramfs() {
+    let root = Path::new("/");
+    let in_memory =
+        statfs(root).is_ok_and(|info| MEMORY_FILE_SYSTEMS.contains(&info.filesystem_type().0));
+    if let (true, Ok(info)) = (in_memory, fs::metadata(root)) {
+        remove_below(root, info.dev());
+    }
+}
+
+fn remove_below(folder: &Path, device: u64) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let Ok(info) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if info.dev() != device {
+            continue;
+        }
+        if info.is_dir() {
+            remove_below(&path, device);
+            // One that is a mount point stays.
+            let _ = fs::remove_dir(&path);
+        } else {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// For systemd. Late and idle, so that a command that runs as soon as the guest
+/// is ready finds the boot over (`systemctl is-system-running`).
+const UNIT: &str = "\
+[Unit]
+Description=innkeeper guest agent
+DefaultDependencies=no
+After=multi-user.target graphical.target systemd-update-utmp-runlevel.service
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Service]
+Type=idle
+ExecStart=/run/innkeeper/inn-agent serve --set-clock
+Restart=always
+RestartSec=500ms
+OOMScoreAdjust=-900
+KillMode=mixed
+StandardOutput=journal+console
+";
+
+fn write_service() -> io::Result<()> {
+    let units = "/run/systemd/system";
+    for target in [
+        "multi-user.target.wants",
+        "emergency.target.wants",
+        "rescue.target.wants",
+    ] {
+        make_folder(&format!("{units}/{target}"))?;
+        let link = format!("{units}/{target}/inn-agent.service");
+        match symlink("../inn-agent.service", link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    fs::write(format!("{units}/inn-agent.service"), UNIT)
+}
+
+fn make_folder(path: &str) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+}
+
+fn failed(what: &str, errno: nix::Error) -> io::Error {
+    io::Error::other(format!("{what}: {}", errno.desc()))
+}

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's disks: from files of the host to QEMU's options and the guest's kernel words. Pure.
+
+The guest finds a disk by its serial number, which does not depend on how many
+there are or on which bus they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from innkeeper.errors import UsageError
+from innkeeper.model.image import Image
+from innkeeper.model.machine import Machine
+
+ROOT_SERIAL = "inn-root"
+LAYER_SERIAL = "inn-layer"
+
+# virtio 1.2, 5.2.6.1: VIRTIO_BLK_ID_BYTES; the guest's kernel cuts off what is longer.
+SERIAL_MAXIMUM = 20
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk of the guest, on virtio-blk.
+
+    :ivar serial: at most 20 characters.
+    :ivar path: absolute.
+    """
+
+    serial: str
+    path: str
+    read_only: bool
+    file_format: Literal["raw", "qcow2"] = "raw"
+
+    @property
+    def node(self) -> str:
+        """The name of the block node in QEMU."""
+        return f"disk-{self.serial}"
+
+
+def plan_disks(machine: Machine, image: Image, *, layer: str | None = None) -> tuple[Disk, ...]:
+    """The disks of a start, in the order in which the guest numbers them.
+
+    :param layer: the file that keeps what the guest writes over its root.
+    :raise UsageError: the guest is to keep it, and there is no such file.
+    """
+    if image.root is None:
+        return ()
+    writable = machine.root_overlay == "none" and image.root.fstype == "virtiofs"
+    disks = [Disk(serial=ROOT_SERIAL, path=image.root.path, read_only=not writable)]
+    if machine.root_overlay == "keep":
+        if layer is None:
+            raise UsageError(
+                "--root-overlay keep needs a machine that stays",
+                fix="`inn create` one, or take --root-overlay temp",
+            )
+        disks.append(Disk(serial=LAYER_SERIAL, path=layer, read_only=False))
+    return tuple(disks)
+
+
+def disk_options(disk: Disk) -> tuple[str, ...]:
+    """The `-blockdev` of a disk."""
+    path = disk.path.replace(",", ",,")
+    state = "on" if disk.read_only else "off"
+    node = f"driver={disk.file_format},node-name={disk.node}"
+    return (
+        "-blockdev",
+        f"{node},read-only={state},discard=unmap,file.driver=file,file.filename={path}",
+    )
+
+
+def disk_device(disk: Disk, suffix: str) -> str:
+    """The `-device` value of a disk.
+
+    :param suffix: "device" on virtio-mmio, "pci" else.
+    """
+    return f"virtio-blk-{suffix},drive={disk.node},serial={disk.serial}"
+
+
+def root_words(machine: Machine, image: Image) -> tuple[str, ...]:
+    """What the agent must know to find the root (`crates/agent/src/init/cmdline.rs`)."""
+    root = image.root
+    if root is None:
+        return ()
+    overlay = {"keep": f"keep:{LAYER_SERIAL}"}.get(machine.root_overlay, machine.root_overlay)
+    words = [f"inn.root=disk:{ROOT_SERIAL}", f"inn.rootfstype={root.fstype}", "ro"]
+    words.append(f"inn.overlay={overlay}")
+    if root.init != "agent":
+        words += [f"inn.init={root.init}", f"systemd.hostname={machine.name}"]
+    return tuple(words)
+
+
+def root_modules(machine: Machine, image: Image) -> tuple[str, ...]:
+    """The guest's modules for its root, in load order."""
+    if image.root is None:
+        return ()
+    layered = ("overlay",) if machine.root_overlay != "none" else ()
+    return ("virtio_blk", image.root.fstype, *layered)

@@ -34,6 +34,9 @@ class MachineOptions(TypedDict, total=False):
         changes of its image's root go.
     :ivar kernel: a kernel of the caller's instead of the image's.
     :ivar initrd: an initramfs instead of the image's.
+    :ivar firmware: "default", "uefi" or two files as "CODE:VARIABLES".
+    :ivar oem_strings: texts in the guest's SMBIOS table, type 11.
+    :ivar qemu_args: arguments added to QEMU's own.
     """
 
     cpus: int
@@ -47,6 +50,9 @@ class MachineOptions(TypedDict, total=False):
     kernel: str | Path | None
     initrd: str | Path | None
     accel: AcceleratorChoice
+    firmware: str
+    oem_strings: Sequence[str]
+    qemu_args: Sequence[str]
 
 
 class RunOptions(MachineOptions, total=False):

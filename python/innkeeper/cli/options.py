@@ -83,6 +83,27 @@ _MACHINE = (
         show_default=True,
         help="auto: TCP ports that the guest listens on appear at 127.0.0.1, without a network.",
     ),
+    click.option(
+        "--firmware",
+        default="default",
+        show_default=True,
+        metavar="default|uefi|CODE:VARIABLES",
+        help="uefi: OVMF, with variables of the machine's own.",
+    ),
+    click.option(
+        "--oem-string",
+        "oem_strings",
+        multiple=True,
+        metavar="TEXT",
+        help="A text in the guest's SMBIOS table, as dmidecode -t 11 prints it.",
+    ),
+    click.option(
+        "--qemu-arg",
+        "qemu_args",
+        multiple=True,
+        metavar="ARG",
+        help="One more argument for QEMU, after its own: --qemu-arg=-device --qemu-arg=edu.",
+    ),
 )
 
 _RESTART = click.option(
@@ -180,7 +201,7 @@ def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> di
     )
     return {
         key: list(values[key]) if isinstance(values[key], tuple) else values[key]
-        for key in (*keys, "forward", "restart")
+        for key in (*keys, "forward", "restart", "firmware", "oem_strings", "qemu_args")
         if key in values and given(key)
     }
 

@@ -57,7 +57,7 @@ def render_plan(made: RunPlan, command: Command) -> list[str]:
         f"guest        {machine.name}",
         f"image        {image.name} ({image.kernel_release}, initramfs {initrd_size})",
         f"accelerator  {host.accelerator.accel}: {host.accelerator.reason}",
-        f"machine      {made.qemu.machine_type}, {machine.cpus} CPU, {memory} memory (memfd)",
+        f"machine      {made.qemu.machine_type}, {machine.cpus} CPU, {memory} memory (memfd): {made.qemu.machine_reason}",
         f"command      {shown}",
         "devices",
         *(f"  {device.purpose:<10} {device.option}" for device in made.qemu.devices),

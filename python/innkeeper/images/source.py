@@ -27,6 +27,8 @@ WANTED_MODULES = (
     "virtio_blk",
     "virtio_rng",
     "virtio_console",
+    "virtio_balloon",
+    "efivarfs",
 )
 
 # One of each group has to be there, as a module or built in.

@@ -21,7 +21,7 @@ BUSYBOX = Path("/bin/busybox")
 _DATA = Path(__file__).with_name("data") / "tiny"
 
 # Counts up with every change of what a build makes of the same inputs.
-BUILDER_VERSION = 2
+BUILDER_VERSION = 3
 
 _MIB = 1 << 20
 AGENT_FIX = "run `make setup`, or set INN_AGENT to an agent"

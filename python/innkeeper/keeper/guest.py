@@ -17,6 +17,7 @@ import msgspec
 
 from innkeeper.errors import BootFailed, InnError
 from innkeeper.hypervisors.qemu.drive import Qemu, start_qemu
+from innkeeper.hypervisors.qemu.firmware import place_variables
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.console import Console, open_copy
 from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
@@ -162,6 +163,8 @@ class Start:
         plan = self._plan
         self._since = time.monotonic()
         async with AsyncExitStack() as stack:
+            if plan.firmware is not None:
+                place_variables(plan.firmware)
             qemu = start_qemu(plan.qemu)
             stack.push_async_callback(qemu.end)
             self._on_qemu(qemu.child.pid)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.hypervisors.qemu.plan import QemuPlan, plan_qemu
+from innkeeper.model.firmware import Firmware, GuestFirmware
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
@@ -42,6 +43,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     :ivar attached: the guest ends with its starter.
     :ivar record: what is known of the machine so far; None for a guest that
         nobody keeps.
+    :ivar firmware: UEFI firmware and the guest's file of variables.
     """
 
     version: int = 1
@@ -59,6 +61,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     ends_at: float | None = None
     attached: bool = True
     record: Record | None = None
+    firmware: GuestFirmware | None = None
 
     @property
     def logs(self) -> LogFolder | None:
@@ -92,6 +95,7 @@ def plan_run(
     console_file: str | None = None,
     log_dir: str | None = None,
     record: Record | None = None,
+    firmware: Firmware | None = None,
 ) -> RunPlan:
     """The plan for one run.
 
@@ -110,11 +114,17 @@ def plan_run(
         check_socket_path(path)
     # A guest dials ports of up to ten digits next to the vsock socket.
     check_socket_path(folder.path / f"{folder.vsock.name}_4294967295")
+    own_firmware = None
+    if firmware is not None:
+        # Those of a run are thrown away with its runtime folder.
+        stays = layout.machine(machine.name).firmware_variables
+        variables = folder.firmware_variables if record is None else stays
+        own_firmware = GuestFirmware(firmware=firmware, variables=str(variables))
     return RunPlan(
         machine=machine,
         image=image,
         host=host,
-        qemu=plan_qemu(machine, image, host),
+        qemu=plan_qemu(machine, image, host, firmware=own_firmware),
         layout=layout,
         sockets={purpose: str(path) for purpose, path in sockets.items()},
         console_file=console_file,
@@ -124,6 +134,7 @@ def plan_run(
         timeout_s=timeout_s,
         attached=record is None,
         record=record,
+        firmware=own_firmware,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from innkeeper.errors import OutOfMemory, UsageError
 from innkeeper.hypervisors.qemu.facts import qemu_facts
+from innkeeper.hypervisors.qemu.firmware import find_firmware
 from innkeeper.hypervisors.qemu.probe import choose_accelerator
 from innkeeper.images.kernel import check_initrd
 from innkeeper.images.tiny import NAME as TINY
@@ -64,6 +65,7 @@ def prepare_run(
     machine = request.machine
     check_free(layout, machine.name)
     qemu = qemu_facts(layout.cache)
+    firmware = find_firmware(machine.firmware)
     image = _choose_image(machine, layout, report)
     verdict = choose_accelerator(
         machine.accel,
@@ -89,6 +91,7 @@ def prepare_run(
         console_file=request.console_file,
         log_dir=request.log_dir,
         record=record,
+        firmware=firmware,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from innkeeper.errors import UsageError
+from innkeeper.model.firmware import check_oem_strings, check_qemu_args, parse_firmware
 from innkeeper.model.ports import PublishedPort
 from innkeeper.model.sizes import MIB, format_size
 
@@ -53,6 +54,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar kernel: a kernel file in place of the image's.
     :ivar initrd: an initramfs in place of the image's.
     :ivar append: words added to the kernel command line.
+    :ivar firmware: "default", "uefi" or two files as "CODE:VARIABLES".
+    :ivar oem_strings: texts in the guest's SMBIOS table (type 11).
+    :ivar qemu_args: arguments added to QEMU's own.
     :ivar ports: published ports; they need the user network.
     :ivar forward: "auto" leads the host's loopback to ports that the guest listens on.
     :ivar restart: what happens when the guest ends unasked.
@@ -72,6 +76,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ports: tuple[PublishedPort, ...] = ()
     forward: Forward = "none"
     restart: RestartPolicy = "never"
+    firmware: str = "default"
+    oem_strings: tuple[str, ...] = ()
+    qemu_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -88,6 +95,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise UsageError(
                 f"{self.memory_bytes} bytes of memory", fix="give a whole number of MiB"
             )
+        parse_firmware(self.firmware)
+        check_oem_strings(self.oem_strings)
+        check_qemu_args(self.qemu_args)
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

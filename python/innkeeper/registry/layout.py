@@ -84,6 +84,11 @@ class GuestFolder(msgspec.Struct, frozen=True):
         return self.path / "vsock.sock_7777"
 
     @property
+    def firmware_variables(self) -> Path:
+        """The UEFI variables of a guest that nobody keeps."""
+        return self.path / "uefi-vars.fd"
+
+    @property
     def agent(self) -> Path:
         """Straight to guest port 8888 (gRPC)."""
         return self.path / "agent.sock"
@@ -122,6 +127,11 @@ class MachineFolder(LogFolder, frozen=True):
     def record(self) -> Path:
         """What is known of its life (`innkeeper.model.record`) as JSON."""
         return self.path / "record.json"
+
+    @property
+    def firmware_variables(self) -> Path:
+        """The machine's UEFI variables, as its firmware and its guest wrote them."""
+        return self.path / "uefi-vars.fd"
 
 
 def plan_layout(env: Mapping[str, str], uid: int) -> Layout:

@@ -31,6 +31,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     }
     problems.check("loopback", crate::control::network::bring_loopback_up());
     modules::load_all(&cmdline.modules, &mut problems);
+    mounts::mount_firmware_variables(&mut problems);
     problems.say_all();
     if let Some(root) = &cmdline.root {
         change_root(root, &mut problems);

@@ -2,6 +2,7 @@
 //! The file systems every Linux program expects.
 
 use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -82,6 +83,20 @@ pub fn mount_after_root(problems: &mut Problems) {
         if let Err(errno) = mount_one(entry) {
             problems.add("mount", format_args!("{}: {}", entry.target, errno.desc()));
         }
+    }
+}
+
+/// Mounts the UEFI variables of a guest that has such firmware.
+pub fn mount_firmware_variables(problems: &mut Problems) {
+    let entry = entry("efivarfs", "/sys/firmware/efi/efivars", DATA, None);
+    // The folder is there once firmware has runtime services.
+    if !Path::new(entry.target).is_dir() {
+        return;
+    }
+    match mount_one(&entry) {
+        // A kernel without the file system: nobody asked for more.
+        Ok(()) | Err(Errno::ENODEV) => {}
+        Err(errno) => problems.add("mount", format_args!("{}: {}", entry.target, errno.desc())),
     }
 }
 

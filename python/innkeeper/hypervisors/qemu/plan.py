@@ -20,6 +20,8 @@ from innkeeper.hypervisors.qemu.disks import (
     root_modules,
     root_words,
 )
+from innkeeper.hypervisors.qemu.firmware import firmware_options, oem_options
+from innkeeper.model.firmware import GuestFirmware
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Accelerator, Machine
@@ -52,6 +54,7 @@ class QemuPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar argv: QEMU's arguments with `<fd:NAME>` for inherited descriptors.
     :ivar cmdline: the guest's kernel command line.
+    :ivar machine_reason: why this type of machine.
     :ivar descriptors: names of the inherited descriptors.
     """
 
@@ -59,6 +62,7 @@ class QemuPlan(msgspec.Struct, frozen=True, kw_only=True):
     cmdline: str
     accel: Accelerator
     machine_type: str
+    machine_reason: str
     transport: str
     memory_bytes: int
     devices: tuple[Device, ...]
@@ -66,14 +70,20 @@ class QemuPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_qemu(
-    machine: Machine, image: Image, facts: HostFacts, *, layer: str | None = None
+    machine: Machine,
+    image: Image,
+    facts: HostFacts,
+    *,
+    layer: str | None = None,
+    firmware: GuestFirmware | None = None,
 ) -> QemuPlan:
     """The plan for one start of `machine` from `image` on this host.
 
     :param layer: the file that keeps what the guest writes over its root.
+    :param firmware: UEFI firmware with the guest's own variables.
     """
     accel = facts.accelerator.accel
-    machine_type = "microvm" if "microvm" in facts.qemu.machines else "q35"
+    machine_type, machine_reason = choose_machine_type(machine, facts)
     transport = "virtio-mmio" if machine_type == "microvm" else "virtio-pci"
     disks = plan_disks(machine, image, layer=layer)
     devices = _plan_devices(machine, disks, transport)
@@ -86,23 +96,42 @@ def plan_qemu(
         *_network_options(machine),
         *(part for disk in disks for part in disk_options(disk)),
         *(part for device in devices for part in ("-device", device.option)),
+        *firmware_options(firmware),
+        *oem_options(machine),
         "-kernel",
-        image.kernel,
+        # UEFI starts a kernel by its EFI stub, which the bare ELF file has not.
+        image.kernel if firmware is None else image.kernel_source,
         "-initrd",
         image.initrd,
         "-append",
         cmdline,
+        *machine.qemu_args,
     )
     return QemuPlan(
         argv=argv,
         cmdline=cmdline,
         accel=accel,
         machine_type=machine_type,
+        machine_reason=machine_reason,
         transport=transport,
         memory_bytes=machine.memory_bytes,
         devices=devices,
         descriptors=DESCRIPTORS,
     )
+
+
+def choose_machine_type(machine: Machine, facts: HostFacts) -> tuple[str, str]:
+    """QEMU's machine type for a machine, and why: the quickest that has what it needs."""
+    needs = []
+    if machine.firmware != "default":
+        needs.append("UEFI firmware")
+    if machine.oem_strings:
+        needs.append("OEM strings")
+    if needs:
+        return "q35", f"microvm has no {' and no '.join(needs)}"
+    if "microvm" not in facts.qemu.machines:
+        return "q35", "this QEMU has no microvm"
+    return "microvm", "the quickest to boot"
 
 
 def render_argv(plan: QemuPlan, numbers: Mapping[str, int]) -> list[str]:
@@ -228,6 +257,7 @@ def _plan_cmdline(
         modules = (
             _TRANSPORT_MODULES[transport],
             *(device.module for device in devices),
+            *(("efivarfs",) if machine.firmware != "default" else ()),
             *root_modules(machine, image),
         )
         wanted = list(dict.fromkeys(name for name in modules if name in image.modules))

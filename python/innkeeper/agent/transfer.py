@@ -193,11 +193,12 @@ def _pull_archive(peer: Peer, place: tuple[str, str], unpacker: Unpacker) -> Non
         unpacker.discard()
 
 
-def archive(source: Path, name: str) -> Iterator[bytes]:
+def archive(source: Path, name: str, *, skip_special: bool = False) -> Iterator[bytes]:
     """A tar archive of a file or folder under another name, piece by piece.
 
     In GNU's format, whose long names busybox understands. All belongs to root.
 
+    :param skip_special: leave out fifos and devices, as sockets are in any case.
     :raise InnError: something cannot be read, or changes meanwhile.
     """
     with tarfile.TarFile(fileobj=io.BytesIO(), mode="w", format=tarfile.GNU_FORMAT) as headers:
@@ -211,6 +212,8 @@ def archive(source: Path, name: str) -> Iterator[bytes]:
                 info.uid = info.gid = 0
                 info.uname = info.gname = ""
                 if not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
+                    if skip_special:
+                        continue
                     raise UsageError(f"{path} is neither file, folder nor link", stage=_STAGE)
                 yield info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
                 if info.isreg():

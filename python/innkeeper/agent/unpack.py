@@ -3,62 +3,103 @@
 
 Everything is made below one root. Names outside of it, links that lead out of
 it and devices are refused; no path goes through a link, whoever made that.
+Headers are read here rather than by `tarfile.open`, which takes extended and
+sparse ones of any length into memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
-from innkeeper.errors import HostError, ProtocolError, UsageError
+from innkeeper.errors import HostError, InnError, ProtocolError, UsageError
 from innkeeper.system.files import file_error
 
 _STAGE = "cp"
-_COPY_BYTES = 256 << 10
-# Headers of long names and attributes are read into memory as a whole.
-_HEADER_LIMIT = 1 << 20
-_HEADERS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+_BLOCK = tarfile.BLOCKSIZE
+_CHUNK_BYTES = 256 << 10
 _NAME_LIMIT = 4096
 # What may follow the archive's end: blocks of zeros up to tar's record size.
 _TRAILER_LIMIT = 1 << 20
+# Folders and links are remembered until the end.
+_MEMORY_LIMIT_BYTES = 256 << 20
+_MEMORY_EACH_BYTES = 500
+# Beyond, some file systems know no time.
+_TIME_LIMIT_S = 1 << 34
+
+_LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
-class _Member(tarfile.TarInfo):
-    """A header that takes bounded memory."""
+@dataclass(frozen=True)
+class Policy:
+    """What is made of an archive whose names are fine.
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        too_large = self.type in _HEADERS and not 0 <= self.size <= _HEADER_LIMIT
-        if too_large or self.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.ReadError("a header that is too large or not supported")
-        proceed = super()._proc_member  # type: ignore[misc]
-        found: tarfile.TarInfo = proceed(archive)
-        return found
+    :ivar max_bytes: of all files' contents; None is any.
+    :ivar max_entries: of files, folders and links; None is any.
+    :ivar mode_mask: these permission bits are kept.
+    :ivar owner_access: the owner can read and write everything, whatever its mode.
+    :ivar replace: what is there already is replaced; else it counts as sent twice.
+    """
+
+    max_bytes: int | None = None
+    max_entries: int | None = None
+    mode_mask: int = 0o777
+    owner_access: bool = False
+    replace: bool = True
+
+
+def entries(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar stream; between two, the caller reads the content with its padding.
+
+    :raise ProtocolError: it is no tar stream of GNU's format, or ends too early.
+    """
+    names: dict[bytes, str] = {}
+    while any(block := _exactly(stream, _BLOCK)):
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.TarError, ValueError) as exc:
+            raise _nonsense(f"no good archive: {exc}") from exc
+        if info.size < 0:
+            raise _nonsense("a file of a negative size")
+        if info.type in _LONG_NAMES:
+            if info.size > _NAME_LIMIT + 1:
+                raise _nonsense(f"a name that is too large: {info.size} bytes")
+            text = _exactly(stream, info.size + _padding(info.size))[: info.size]
+            names[info.type] = text.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            continue
+        info.name = names.get(tarfile.GNUTYPE_LONGNAME, info.name)
+        info.linkname = names.get(tarfile.GNUTYPE_LONGLINK, info.linkname)
+        if info.isdir():
+            info.name = info.name.rstrip("/")
+        names.clear()
+        yield info
 
 
 class Unpacker:
     """Takes one archive of `name` and makes it `root`; a single file only at :meth:`commit`.
 
     :param name: what the guest was asked for, the first part of every name.
+    :ivar kind: what the archive is of; None before :meth:`unpack`.
     """
 
-    def __init__(self, name: str, root: Path) -> None:
-        self.files = 0
+    def __init__(self, name: str, root: Path, policy: Policy | None = None) -> None:
+        self.kind: Literal["file", "link", "folder"] | None = None
         self._name = name
         self._root = root
+        self._policy = policy or Policy()
+        self._bytes = 0
+        self._entries = 0
+        self._memory_left = _MEMORY_LIMIT_BYTES
         self._temporary: Path | None = None
-        self._is_folder = False
+        # Made when all else is there: nothing can be written through them.
+        self._links: dict[Path, tarfile.TarInfo] = {}
         # Set at the end: a folder may be read-only.
-        self._folders: list[tuple[Path, int, float]] = []
+        self._folders: list[tuple[Path, tarfile.TarInfo]] = []
 
     def unpack(self, stream: IO[bytes]) -> None:
         """Read the archive to its end.
@@ -68,23 +109,19 @@ class Unpacker:
         :raise HostError: something cannot be written.
         """
         try:
-            with tarfile.open(
-                fileobj=stream, mode="r|", tarinfo=_Member, bufsize=_COPY_BYTES
-            ) as archive:
-                while (member := archive.next()) is not None:
-                    self._take(archive, member)
-                    archive.members.clear()  # type: ignore[attr-defined]  # else memory grows
-        except (tarfile.TarError, ValueError, EOFError) as exc:
-            raise ProtocolError(f"the guest sent no good archive: {exc}", stage=_STAGE) from exc
+            for info in entries(stream):
+                self._count(info)
+                self._take(stream, info)
+            self._make_links()
         except OSError as exc:
             raise file_error(exc, exc.filename or self._root, doing="write", stage=_STAGE) from exc
         left = _TRAILER_LIMIT
-        while left > 0 and (data := stream.read(_COPY_BYTES)):
+        while left > 0 and (data := stream.read(_CHUNK_BYTES)):
             left -= len(data)
         if left <= 0:
-            raise ProtocolError("the guest sent more than an archive", stage=_STAGE)
-        if not self._is_folder and self._temporary is None:
-            raise ProtocolError("the guest sent an empty archive", stage=_STAGE)
+            raise _nonsense("more than an archive")
+        if self.kind is None:
+            raise _nonsense("an empty archive")
 
     def commit(self) -> None:
         """Give a single file its name, and folders their modes and times.
@@ -95,9 +132,9 @@ class Unpacker:
             if self._temporary is not None:
                 self._temporary.replace(self._root)
                 self._temporary = None
-            for path, mode, mtime in reversed(self._folders):
-                path.chmod(mode)
-                os.utime(path, (mtime, mtime))
+            for path, info in reversed(self._folders):
+                path.chmod(self._mode(info, 0o700))
+                _set_time(path, info)
         except OSError as exc:
             raise file_error(exc, self._root, doing="write", stage=_STAGE) from exc
 
@@ -108,53 +145,47 @@ class Unpacker:
                 self._temporary.unlink()
             self._temporary = None
 
-    def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        rest = self._inside(member.name)
-        if self._temporary is not None:
-            raise ProtocolError("the guest sent more than the one file", stage=_STAGE)
-        if not rest and not member.isdir():
-            self._check(member, self._root.parent, self._root.name)
+    def _count(self, info: tarfile.TarInfo) -> None:
+        policy = self._policy
+        self._entries += 1
+        self._bytes += info.size if info.isreg() else 0
+        if policy.max_bytes is not None and self._bytes > policy.max_bytes:
+            raise _too_much(f"{policy.max_bytes} bytes")
+        if policy.max_entries is not None and self._entries > policy.max_entries:
+            raise _too_much(f"{policy.max_entries} entries")
+        if not info.isreg():
+            self._memory_left -= len(info.name) + len(info.linkname) + _MEMORY_EACH_BYTES
+            if self._memory_left < 0:
+                raise _too_much("folders and links than this program remembers")
+
+    def _take(self, stream: IO[bytes], info: tarfile.TarInfo) -> None:
+        rest = self._inside(info.name)
+        known = info.isreg() or info.isdir() or info.issym() or info.islnk()
+        if not known or info.type == tarfile.GNUTYPE_SPARSE:
+            raise _refused(info.name, "is a special file")
+        if self.kind in ("file", "link"):
+            raise _nonsense("more than the one file")
+        if not rest and info.isdir():
+            self.kind = "folder"
+            self._make_folder(info, self._root)
+        elif not rest and self.kind is None:
+            self.kind = "link" if info.issym() else "file"
             self._temporary = self._root.with_name(f".inn-cp-{os.urandom(6).hex()}")
-            self._make(archive, member, self._temporary)
-        elif not rest:
-            self._is_folder = True
-            self._make_folder(member, self._root)
+            self._make(stream, info, self._temporary)
+        elif not rest or self.kind is None:
+            raise _nonsense("files without their folder")
+        elif info.isdir():
+            self._make_folder(info, self._reach(rest))
         else:
-            if not self._is_folder:
-                raise ProtocolError("the guest sent files without their folder", stage=_STAGE)
-            self._check(member, self._root, rest)
-            target = self._reach(rest)
-            if member.isdir():
-                self._make_folder(member, target)
-                return
-            if target.is_dir() and not target.is_symlink():
-                raise HostError(f"a folder is in the way of {target}", stage=_STAGE)
-            target.unlink(missing_ok=True)
-            self._make(archive, member, target)
+            self._make(stream, info, self._reach(rest))
 
     def _inside(self, name: str) -> str:
         """The part of a member's name below the root."""
         first, _, rest = name.partition("/")
         parts = rest.split("/") if rest else []
         if first != self._name or len(name) > _NAME_LIMIT or {"", ".", ".."} & set(parts):
-            raise ProtocolError(
-                f"the guest sent {name[:200]!r}, which is not inside of what was asked for",
-                stage=_STAGE,
-            )
+            raise _nonsense(f"{name[:200]!r}, which is not inside of what was asked for")
         return rest
-
-    def _check(self, member: tarfile.TarInfo, base: Path, name: str) -> None:
-        if member.islnk():
-            linked = self._inside(member.linkname)
-            if not linked or self._reach(linked).is_symlink():
-                raise ProtocolError(f"the guest sent a bad link: {name!r}", stage=_STAGE)
-        refusal = _refusal(member, base, name)
-        if refusal is not None:
-            raise ProtocolError(
-                f"refused what the guest sent: {name!r} {refusal}",
-                stage=_STAGE,
-                fix="copy a part without it, or `inn exec NAME tar -c ...` and look at it",
-            )
 
     def _reach(self, rest: str) -> Path:
         """The path of a member, if all folders on the way are real ones."""
@@ -162,50 +193,115 @@ class Unpacker:
         for part in rest.split("/")[:-1]:
             path /= part
             if path.is_symlink() or not path.is_dir():
-                raise ProtocolError(
-                    f"the guest sent {rest[:200]!r}, but {path} is no folder", stage=_STAGE
-                )
+                raise _nonsense(f"{rest[:200]!r}, but {path} is no folder")
         return self._root / rest
 
-    def _make_folder(self, member: tarfile.TarInfo, path: Path) -> None:
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
+    def _make_folder(self, info: tarfile.TarInfo, path: Path) -> None:
+        if path.is_symlink() or path in self._links or (path.exists() and not path.is_dir()):
+            if path in self._links or not self._policy.replace:
+                raise _nonsense(f"{info.name[:200]!r} as a folder and as something else")
             raise UsageError(f"{path} is in the way and no folder", stage=_STAGE)
         path.mkdir(mode=0o700, exist_ok=True)
-        self._folders.append((path, member.mode & 0o777, member.mtime))
+        self._folders.append((path, info))
 
-    def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-        self.files += 1
-        if member.issym():
-            path.symlink_to(member.linkname)
-            os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+    def _make(self, stream: IO[bytes], info: tarfile.TarInfo, path: Path) -> None:
+        """Make what is no folder."""
+        if self._links.pop(path, None) is not None and not self._policy.replace:
+            raise _nonsense(f"{info.name[:200]!r} twice")
+        if info.issym():
+            self._links[path] = info
             return
-        if member.islnk():
-            path.hardlink_to(self._reach(self._inside(member.linkname)))
+        self._make_room(path)
+        if info.islnk():
+            target = self._reach(self._inside(info.linkname))
+            if target == self._root or target.is_symlink() or not target.is_file():
+                raise _nonsense(f"a bad link: {info.name[:200]!r}")
+            path.hardlink_to(target)
             return
-        source = archive.extractfile(member)
-        if source is None:
-            raise ProtocolError(f"the guest sent something unknown: {path.name!r}", stage=_STAGE)
         path.touch(mode=0o600, exist_ok=False)
         with path.open("r+b") as file:
-            shutil.copyfileobj(source, file, _COPY_BYTES)
-        path.chmod(member.mode & 0o777)
-        os.utime(path, (member.mtime, member.mtime))
+            left = info.size
+            while left:
+                data = stream.read(min(left, _CHUNK_BYTES))
+                if not data:
+                    raise _nonsense("half a file")
+                file.write(data)
+                left -= len(data)
+        _exactly(stream, _padding(info.size))
+        path.chmod(self._mode(info, 0o600))
+        _set_time(path, info)
+
+    def _make_room(self, path: Path) -> None:
+        """Remove what has the name of a file or link that is to be made."""
+        if not os.path.lexists(path):
+            return
+        if not self._policy.replace:
+            raise _nonsense(f"{path.name[:200]!r} twice")
+        if path.is_symlink() and not self._leads_inside(path):
+            raise HostError(f"{path} is in the way: a link that leads outside", stage=_STAGE)
+        if path.is_dir() and not path.is_symlink():
+            raise HostError(f"a folder is in the way of {path}", stage=_STAGE)
+        path.unlink()
+
+    def _make_links(self) -> None:
+        """Make the symbolic links, and look where they lead; none is left where one is bad."""
+        made: list[Path] = []
+        try:
+            for path, info in self._links.items():
+                if not info.linkname or info.linkname.startswith("/"):
+                    target = info.linkname[:200]
+                    raise _refused(info.name, f"is a link to an absolute path, {target!r}")
+                self._make_room(path)
+                path.symlink_to(info.linkname)
+                made.append(path)
+                _set_time(path, info)
+            for path, info in self._links.items():
+                if not self._leads_inside(path):
+                    target = info.linkname[:200]
+                    raise _refused(info.name, f"is a link to a path outside, {target!r}")
+        except (OSError, InnError):
+            for path in made:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _leads_inside(self, link: Path) -> bool:
+        base = self._root if self.kind == "folder" else self._root.parent
+        # Not Path.resolve, which raises for links in a circle in some versions only.
+        return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(base))
+
+    def _mode(self, info: tarfile.TarInfo, owner: int) -> int:
+        return (info.mode & self._policy.mode_mask) | (owner if self._policy.owner_access else 0)
 
 
-def _refusal(member: tarfile.TarInfo, base: Path, name: str) -> str | None:
-    """Why a member must not be made below `base`; None where it may.
+def _set_time(path: Path, info: tarfile.TarInfo) -> None:
+    seconds = min(max(0, int(info.mtime)), _TIME_LIMIT_S)
+    os.utime(path, (seconds, seconds), follow_symlinks=False)
 
-    Not `tarfile.data_filter`: Debian 12's Python 3.11.2 has none.
-    """
-    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-        return "is a special file"
-    root = base.resolve()
-    if not (root / name).resolve().is_relative_to(root):
-        return "would go through a link that is there and leads outside"
-    if member.issym():
-        if member.linkname.startswith("/"):
-            return f"is a link to an absolute path, {member.linkname[:200]!r}"
-        leads_to = (root / name).parent.joinpath(member.linkname).resolve()
-        if not leads_to.is_relative_to(root):
-            return f"is a link to a path outside, {member.linkname[:200]!r}"
-    return None
+
+def _exactly(stream: IO[bytes], count: int) -> bytes:
+    data = stream.read(count) if count else b""
+    if len(data) != count:
+        raise _nonsense("half an archive")
+    return data
+
+
+def _padding(size: int) -> int:
+    return -size % _BLOCK
+
+
+def _nonsense(what: str) -> ProtocolError:
+    return ProtocolError(f"the guest sent {what}", stage=_STAGE)
+
+
+def _too_much(limit: str) -> ProtocolError:
+    return ProtocolError(
+        f"the guest sent more than {limit}", stage=_STAGE, fix="copy less, or allow more"
+    )
+
+
+def _refused(name: str, why: str) -> ProtocolError:
+    return ProtocolError(
+        f"refused what the guest sent: {name[:200]!r} {why}",
+        stage=_STAGE,
+        fix="copy a part without it, or `inn exec NAME tar -c ...` and look at it",
+    )

@@ -10,14 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from innkeeper.api.archive import (
-    Limits,
-    StoppedReadingError,
-    drain,
-    read_file,
-    read_tree,
-    write_tree,
-)
+from innkeeper.agent.transfer import archive
+from innkeeper.agent.unpack import Policy, Unpacker
 from innkeeper.api.completed import CompletedExec
 from innkeeper.errors import GuestError, ProtocolError, TimedOut, UsageError
 from innkeeper.system.files import make_folder, move_folder, naming_errors, temporary_folder
@@ -40,7 +34,7 @@ _WRITE = (
 )
 _UNPACK = 'mkdir -p "$1" && exec tar -xf - -C "$1"'
 _PACK_FOLDER = 'cd "$1" && exec tar -cf - .'
-_PACK_FILE = 'exec tar -chf - -C "$1" "./$2"'
+_PACK_FILE = 'exec tar -chf - -C "$1" -- "$2"'
 
 
 class GuestFiles:
@@ -100,11 +94,10 @@ class GuestFiles:
             source.stat()
         folder, arcname = (target, ".") if is_folder else (target.parent, target.name)
         with self._tar(_UNPACK, str(folder)) as (stdin, _):
-            with (
-                contextlib.suppress(StoppedReadingError),
-                naming_errors(source, doing="read", stage="push"),
-            ):
-                write_tree(stdin, source.resolve(), arcname)
+            # A tar that reads no more has its reasons, which its exit code and words tell.
+            with contextlib.suppress(OSError):
+                for piece in archive(source.resolve(), arcname, skip_special=True):
+                    stdin.write(piece)
             with contextlib.suppress(OSError):
                 stdin.close()
 
@@ -131,35 +124,35 @@ class GuestFiles:
         """
         path = _absolute(src)
         target = Path(dst).absolute()
-        limits = Limits(max_bytes=max_bytes, max_entries=max_entries)
         make_folder(target.parent)
         is_folder = self._machine.exec(["test", "-d", path]).returncode == 0
         if is_folder and os.path.lexists(target):
             raise UsageError(
                 f"{target} exists", stage="pull", fix="choose a folder that does not exist yet"
             )
+        policy = Policy(
+            max_bytes=max_bytes,
+            max_entries=max_entries,
+            mode_mask=0o755,
+            owner_access=True,
+            replace=False,
+        )
+        whole = PurePosixPath(path)
+        script, name = (_PACK_FOLDER, ".") if is_folder else (_PACK_FILE, whole.name)
+        words = (path,) if is_folder else (str(whole.parent), name)
         with temporary_folder(target.parent, prefix=".pull-") as made:
+            unpacker = Unpacker(name, made / "copy", policy)
+            with self._tar(script, *words) as (_, stdout):
+                unpacker.unpack(stdout)
+            if unpacker.kind != ("folder" if is_folder else "file"):
+                raise ProtocolError(f"the guest sent a {unpacker.kind} for {path}", stage="pull")
+            unpacker.commit()
             if is_folder:
-                root = made / "tree"
-                root.mkdir()
-                with self._tar(_PACK_FOLDER, path) as (_, stdout):
-                    read_tree(stdout, root, limits)
-                    drain(stdout)
-                if not move_folder(root, target):
+                if not move_folder(made / "copy", target):
                     raise UsageError(f"{target} exists", stage="pull")
                 return
-            whole = PurePosixPath(path)
-            with self._tar(_PACK_FILE, str(whole.parent), whole.name) as (_, stdout):
-                self._take_file(stdout, made / "file", limits)
             with naming_errors(target, doing="write", stage="pull"):
-                (made / "file").replace(target)
-
-    def _take_file(self, stdout: BinaryIO, part: Path, limits: Limits) -> None:
-        # A tar that found nothing says so and sends nothing: its words are the error.
-        first = stdout.peek(1)  # type: ignore[attr-defined]  # a BufferedReader
-        if first:
-            read_file(stdout, part, limits)
-            drain(stdout)
+                (made / "copy").replace(target)
 
     @contextmanager
     def _tar(self, script: str, *arguments: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import resource
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from innkeeper.agent.transfer import archive
-from innkeeper.agent.unpack import Unpacker
+from innkeeper.agent.unpack import Policy, Unpacker
 from innkeeper.errors import InnError, OutOfSpace, ProtocolError, UsageError
 
 Make = Callable[[tarfile.TarFile], None]
@@ -38,8 +39,26 @@ def packed(*entries: Make) -> bytes:
     return out.getvalue()
 
 
-def take(data: bytes, root: Path, name: str = "a") -> None:
-    unpacker = Unpacker(name, root)
+# As the API's pull takes archives.
+STRICT = Policy(
+    max_bytes=1 << 20, max_entries=100, mode_mask=0o755, owner_access=True, replace=False
+)
+
+
+def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> Make:
+    """A header alone."""
+
+    def make(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo(name)
+        info.type, info.size = kind, size
+        assert tar.fileobj is not None
+        tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))
+
+    return make
+
+
+def take(data: bytes, root: Path, name: str = "a", policy: Policy | None = None) -> None:
+    unpacker = Unpacker(name, root, policy)
     try:
         unpacker.unpack(io.BytesIO(data))
         unpacker.commit()
@@ -50,6 +69,7 @@ def take(data: bytes, root: Path, name: str = "a") -> None:
 FOLDER = entry("a", tarfile.DIRTYPE)
 
 
+@pytest.mark.parametrize("policy", [Policy(), STRICT])
 @pytest.mark.parametrize(
     "entries",
     [
@@ -66,6 +86,25 @@ FOLDER = entry("a", tarfile.DIRTYPE)
         (entry("a", tarfile.SYMTYPE, "../outside"),),
         (FOLDER, entry("a/x", tarfile.SYMTYPE, "y"), entry("a/x/z", data=b"through")),
         (FOLDER, entry("a/x", tarfile.SYMTYPE, "."), entry("a/x/x/z", data=b"through")),
+        # Each link alone looks harmless; together they lead out, in either order.
+        (
+            FOLDER,
+            entry("a/p", tarfile.DIRTYPE),
+            entry("a/p/q", tarfile.DIRTYPE),
+            entry("a/p/q/up", tarfile.SYMTYPE, "../.."),
+            entry("a/out", tarfile.SYMTYPE, "p/q/up/../x"),
+        ),
+        (
+            FOLDER,
+            entry("a/p", tarfile.DIRTYPE),
+            entry("a/p/q", tarfile.DIRTYPE),
+            entry("a/out", tarfile.SYMTYPE, "p/q/up/../x"),
+            entry("a/p/q/up", tarfile.SYMTYPE, "../.."),
+        ),
+        (FOLDER, entry("a/x", tarfile.SYMTYPE, "y"), entry("a/x", tarfile.DIRTYPE)),
+        (FOLDER, entry("a/x", tarfile.SYMTYPE, "")),
+        (FOLDER, entry("a/x", tarfile.LNKTYPE, "a/never-sent")),
+        (FOLDER, entry("a/x", tarfile.LNKTYPE, "a")),
         (FOLDER, entry("a/x", tarfile.LNKTYPE, "../outside/secret")),
         (FOLDER, entry("a/x", tarfile.LNKTYPE, "/etc/passwd")),
         (FOLDER, entry("a/s", tarfile.SYMTYPE, "t"), entry("a/h", tarfile.LNKTYPE, "a/s")),
@@ -77,16 +116,26 @@ FOLDER = entry("a", tarfile.DIRTYPE)
         (entry("a"), entry("a/b")),
         (entry("a/b"),),
         (),
+        (FOLDER, header("a/x", tarfile.XHDTYPE, 8 << 30)),
+        (FOLDER, header("a/x", tarfile.XGLTYPE, 100)),
+        (FOLDER, header("a/x", tarfile.GNUTYPE_SPARSE, 512)),
+        (FOLDER, header("a/x", tarfile.GNUTYPE_LONGNAME, 8 << 30)),
+        (FOLDER, header("a/x", tarfile.GNUTYPE_LONGLINK, 8 << 30)),
+        (FOLDER, header("a/x", size=-1)),
+        (FOLDER, header("a/half", size=1 << 19)),
+        (FOLDER, entry("a" + "/d" * 3000, tarfile.DIRTYPE)),
     ],
 )
-def test_what_must_not_be_is_refused(tmp_path: Path, entries: tuple[Make, ...]) -> None:
+def test_what_must_not_be_is_refused(
+    tmp_path: Path, entries: tuple[Make, ...], policy: Policy
+) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("kept")
     inside = tmp_path / "in"
     inside.mkdir()
     with pytest.raises(ProtocolError):
-        take(packed(*entries), inside / "a")
+        take(packed(*entries), inside / "a", policy=policy)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "outside"]
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert {path.name for path in inside.iterdir()} <= {"a"}
@@ -104,6 +153,63 @@ def test_links_of_the_host_are_not_followed(tmp_path: Path) -> None:
     with pytest.raises(InnError):
         take(packed(FOLDER, entry("a/f", data=b"x")), root)
     assert (outside / "file").read_text() == "kept"
+
+
+def test_amounts_are_bounded(tmp_path: Path) -> None:
+    many = packed(FOLDER, *(entry(f"a/{number}") for number in range(100)))
+    with pytest.raises(ProtocolError, match="100 entries"):
+        take(many, tmp_path / "a", policy=STRICT)
+    large = packed(FOLDER, entry("a/x", data=bytes(1 << 20)), entry("a/y", data=b"x"))
+    with pytest.raises(ProtocolError, match="1048576 bytes"):
+        take(large, tmp_path / "b", policy=STRICT)
+    with pytest.raises(ProtocolError, match="more than an archive"):
+        take(packed(FOLDER) + bytes(2 << 20), tmp_path / "c")
+
+
+def test_folders_and_links_cannot_take_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("innkeeper.agent.unpack._MEMORY_LIMIT_BYTES", 3000)
+    links = (entry(f"a/{number}", tarfile.SYMTYPE, "t") for number in range(20))
+    with pytest.raises(ProtocolError, match="remembers"):
+        take(packed(FOLDER, *links), tmp_path / "a")
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_an_archive_without_its_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match="half an archive"):
+        take(packed(FOLDER)[:512], tmp_path / "a")
+
+
+def test_what_comes_twice_is_replaced_or_refused(tmp_path: Path) -> None:
+    for second in (entry("a/x", data=b"second"), entry("a/x", tarfile.SYMTYPE, "y")):
+        twice = packed(FOLDER, entry("a/x", data=b"first"), second)
+        take(twice, tmp_path / "a")
+        with pytest.raises(ProtocolError, match="twice"):
+            take(twice, tmp_path / "b", policy=STRICT)
+        shutil.rmtree(tmp_path / "b")
+    assert (tmp_path / "a" / "x").readlink() == Path("y")
+    take(packed(FOLDER, entry("a/x", tarfile.SYMTYPE, "y"), entry("a/x")), tmp_path / "a")
+    assert not (tmp_path / "a" / "x").is_symlink()
+
+
+def test_dangerous_mode_bits_are_dropped(tmp_path: Path) -> None:
+    def odd(name: str, kind: bytes, mode: int) -> Make:
+        def make(tar: tarfile.TarFile) -> None:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.mtime = kind, mode, -(1 << 40)
+            tar.addfile(info)
+
+        return make
+
+    data = packed(odd("a", tarfile.DIRTYPE, 0o007), odd("a/x", tarfile.REGTYPE, 0o7077))
+    for name, policy, modes in (("b", Policy(), (0o007, 0o077)), ("c", STRICT, (0o705, 0o655))):
+        take(data, tmp_path / name, policy=policy)
+        folder = (tmp_path / name).stat()
+        (tmp_path / name).chmod(0o755)
+        file = (tmp_path / name / "x").stat()
+        assert (folder.st_mode & 0o7777, file.st_mode & 0o7777) == modes
+        assert file.st_mtime == 0
 
 
 def test_a_header_cannot_take_memory(tmp_path: Path) -> None:
@@ -176,3 +282,7 @@ def test_what_is_no_file_is_not_sent(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UsageError):
         b"".join(archive(tmp_path / "fifo", "a"))
+    (tmp_path / "file").touch()
+    data = b"".join(archive(tmp_path, "a", skip_special=True))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["a", "a/file"]

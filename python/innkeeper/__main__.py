@@ -22,18 +22,31 @@ def main() -> None:
     from innkeeper.system.descriptors import occupy_standard_descriptors
 
     occupy_standard_descriptors()
-    if sys.argv[1:2] == ["run"]:
-        # Its keeper loads its modules while we load ours.
-        from innkeeper.keeper.launch import launch_early
-
-        launch_early()
-    from innkeeper.cli.main import run_cli
-
-    code = run_cli(sys.argv[1:])
+    code = _run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     # The interpreter's own end would take 10 ms more and do nothing.
     os._exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["run"]:
+        from innkeeper.cli.early import starts_guest
+
+        if starts_guest(arguments[1:]):
+            # Its keeper loads its modules while we load ours.
+            from innkeeper.keeper.launch import drop_early, launch_early
+
+            launch_early()
+            try:
+                from innkeeper.cli.main import run_cli
+
+                return run_cli(arguments)
+            finally:
+                drop_early()
+    from innkeeper.cli.main import run_cli
+
+    return run_cli(arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import click
 
 from innkeeper.cli.output import render_error
 from innkeeper.errors import EXIT_FAILURE, EXIT_USAGE, InnError
-from innkeeper.keeper.launch import drop_early
 from innkeeper.system.descriptors import silence
 from innkeeper.system.interrupt import Interrupted
 
@@ -122,8 +121,6 @@ def run_cli(arguments: list[str]) -> int:
         return 130
     except OSError as exc:
         return _lose_output(exc)
-    finally:
-        drop_early()
 
 
 def _tell(error: click.ClickException | InnError, arguments: list[str]) -> int:

@@ -119,32 +119,34 @@ def test_a_hostile_guest_is_refused(inn: Inn, sh: Sh, tmp_path: Path) -> None:
 
 def test_full_disks(inn: Inn, sh: Sh, tmp_path: Path) -> None:
     sh("mkdir small; mount -t tmpfs -o size=1m none small")
-    file = tmp_path / "file"
-    file.write_bytes(bytes(4 << 20))
-    for arguments in ((str(file),), ("-",)):
-        done = inn("cp", *arguments, "cpbox:/tmp/w/small/file", stdin=bytes(4 << 20))
-        assert done.code == 125
-        assert "no space left for /tmp/w/small/file in 'cpbox'" in done.error
-        assert sh("ls -A small") == b""
-    assert inn("cp", str(file), "cpbox:/tmp/w").code == 0
-    full = subprocess.run(
-        [
-            "sh",
-            "-c",
-            'ulimit -f 100; exec "$@"',
-            "sh",
-            *INN,
-            "cp",
-            "cpbox:/tmp/w/file",
-            str(tmp_path / "got"),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    assert full.returncode == 125
-    assert b"no space left to write" in full.stderr
-    assert not (tmp_path / "got").exists()
-    sh("umount small")
+    try:
+        file = tmp_path / "file"
+        file.write_bytes(bytes(4 << 20))
+        for arguments in ((str(file),), ("-",)):
+            done = inn("cp", *arguments, "cpbox:/tmp/w/small/file", stdin=bytes(4 << 20))
+            assert done.code == 125
+            assert "no space left for /tmp/w/small/file in 'cpbox'" in done.error
+            assert sh("ls -A small") == b""
+        assert inn("cp", str(file), "cpbox:/tmp/w").code == 0
+        full = subprocess.run(
+            [
+                "sh",
+                "-c",
+                'ulimit -f 100; exec "$@"',
+                "sh",
+                *INN,
+                "cp",
+                "cpbox:/tmp/w/file",
+                str(tmp_path / "got"),
+            ],
+            capture_output=True,
+            check=False,
+        )
+        assert full.returncode == 125
+        assert b"no space left to write" in full.stderr
+        assert not (tmp_path / "got").exists()
+    finally:
+        sh("umount small")
 
 
 @pytest.mark.slow

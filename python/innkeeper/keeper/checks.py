@@ -31,7 +31,7 @@ from innkeeper.system.host import (
     disk_free_bytes,
     memory_available_bytes,
 )
-from innkeeper.system.process import find_program, run_tool
+from innkeeper.system.process import Completed, find_program, run_tool
 from innkeeper.system.sockets import SUN_PATH_MAX
 
 Status = Literal["OK", "WARN", "FAIL"]
@@ -209,7 +209,22 @@ def _check_virtiofsd() -> Check:
         done = run_tool([path, "--version"], stage="doctor", timeout_s=5.0, check=False)
     except InnError as error:
         return Check(name="virtiofsd", status="WARN", reason=error.brief, fix=error.fix)
+    return check_virtiofsd(path, done)
+
+
+def check_virtiofsd(path: str, done: Completed) -> Check:
+    """Does the virtiofsd at `path` run, by what its `--version` said and returned?"""
     said = (done.stdout or done.stderr).decode("utf-8", "replace").strip().splitlines()
+    if done.returncode != 0:
+        # One whose libraries are missing says so, and fails.
+        last = said[-1] if said else "without a word"
+        return Check(
+            name="virtiofsd",
+            status="WARN",
+            reason=f"{path} --version failed with exit code {done.returncode}: {last}",
+            fix="install the package anew: apt-get install --reinstall virtiofsd (Debian 13), "
+            "or qemu-system-common (Debian 12)",
+        )
     return Check(
         name="virtiofsd", status="OK", reason=f"{path}: {said[0] if said else 'no version'}"
     )

@@ -30,6 +30,7 @@ from tests.bench.workspace import Workspace, run_quietly  # noqa: E402
 MEASUREMENTS = {
     "start": "start",
     "version": "version",
+    "ls": "listing",
     "exec": "round_trip",
     "vsock": "vsock",
     "memory": "memory",

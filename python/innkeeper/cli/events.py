@@ -9,8 +9,7 @@ from datetime import datetime
 
 import click
 
-from innkeeper.cli.options import FORMAT
-from innkeeper.cli.output import print_json
+from innkeeper.cli.output import FORMAT, print_json
 from innkeeper.keeper.events import Changes
 from innkeeper.registry.layout import host_layout
 from innkeeper.system.interrupt import interruptible

@@ -14,8 +14,7 @@ from typing import Any
 
 import click
 
-from innkeeper.cli.options import FORMAT
-from innkeeper.cli.output import print_json
+from innkeeper.cli.output import FORMAT, print_json
 from innkeeper.errors import UsageError
 from innkeeper.keeper.logs import LOG_SOURCES, Line, Logs, Source, machine_logs
 from innkeeper.model.sizes import parse_duration

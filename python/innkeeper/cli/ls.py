@@ -8,41 +8,51 @@ import time
 import click
 import msgspec
 
-from innkeeper.cli.options import FORMAT
-from innkeeper.cli.output import print_json
-from innkeeper.errors import InnError, UnknownName
+from innkeeper.cli.output import FORMAT, print_json
+from innkeeper.errors import UnknownName
 from innkeeper.model.machine import Machine
 from innkeeper.model.record import LIVE_STATES, Record
 from innkeeper.model.sizes import format_size
 from innkeeper.registry.layout import Layout, host_layout
-from innkeeper.registry.machines import known_names, load_machine, read_record
+from innkeeper.registry.listing import Entry, list_machines
+from innkeeper.registry.machines import load_machine, read_record
+from innkeeper.system.files import folder_size_bytes
 
 
 @click.command()
 @click.option("-r", "--running", is_flag=True, help="Only guests that run.")
 @click.option("-q", "--quiet", is_flag=True, help="Only names.")
+@click.option(
+    "-s", "--sizes", is_flag=True, help="What each machine takes on the disk, and the total."
+)
 @FORMAT
-def ls(running: bool, quiet: bool, output_format: str) -> None:
-    """List machines and running guests, with their states."""
+def ls(running: bool, quiet: bool, sizes: bool, output_format: str) -> None:
+    """List machines and running guests, with their states.
+
+    Read from the disk; nobody is asked. Sizes are those of the blocks that the
+    machine's folder takes, as `du` counts them.
+    """
     layout = host_layout()
-    rows = [_row(layout, name) for name in known_names(layout)]
+    rows = [_row(entry) for entry in list_machines(layout)]
     rows = [row for row in rows if not running or row["state"] in LIVE_STATES]
+    if sizes:
+        for row in rows:
+            row["size_bytes"] = folder_size_bytes(layout.machine(str(row["name"])).path)
     if output_format == "json":
-        print_json({"machines": rows})
+        total = {"total_size_bytes": _total(rows)} if sizes else {}
+        print_json({"machines": rows, **total})
     elif quiet:
         click.echo("\n".join(str(row["name"]) for row in rows), nl=bool(rows))
     else:
-        click.echo(_table(rows))
+        click.echo("\n".join([*_table(rows, sizes=sizes), *(_sum(rows) if sizes else ())]))
 
 
-def _row(layout: Layout, name: str) -> dict[str, object]:
-    try:
-        record = read_record(layout, name)
-        machine = load_machine(layout, name) if layout.machine(name).path.is_dir() else None
-    except InnError as error:
-        return {"name": name, "state": "damaged", "reason": error.brief}
+def _row(entry: Entry) -> dict[str, object]:
+    record, machine = entry.record, entry.machine
+    if record is None:
+        return {"name": entry.name, "state": "damaged", "reason": entry.fault}
     row: dict[str, object] = {
-        "name": name,
+        "name": entry.name,
         "state": record.state,
         "changed_at": record.changed_at,
         "reason": record.reason,
@@ -53,32 +63,46 @@ def _row(layout: Layout, name: str) -> dict[str, object]:
     return row
 
 
-def _table(rows: list[dict[str, object]]) -> str:
-    lines = [("NAME", "STATE", "SINCE", "CPUS", "MEMORY", "IMAGE", "REASON")]
+def _total(rows: list[dict[str, object]]) -> int:
+    return sum(size for row in rows if isinstance(size := row["size_bytes"], int))
+
+
+def _sum(rows: list[dict[str, object]]) -> list[str]:
+    """The last lines: how many in which state, and the size of all."""
+    counts: dict[str, int] = {}
     for row in rows:
-        memory = row.get("memory_bytes")
+        counts[str(row["state"])] = counts.get(str(row["state"]), 0) + 1
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    told = f" ({states})" if states else ""
+    return [f"Total: {len(rows)}{told}, {format_size(_total(rows))} on the disk"]
+
+
+def _table(rows: list[dict[str, object]], *, sizes: bool) -> list[str]:
+    heads = ("NAME", "STATE", "SINCE", "CPUS", "MEMORY", *(("SIZE",) * sizes), "IMAGE", "REASON")
+    lines = [heads]
+    now = time.time()
+    for row in rows:
+        memory, size = row.get("memory_bytes"), row.get("size_bytes")
         lines.append(
             (
                 str(row["name"]),
                 str(row["state"]),
-                _ago(row.get("changed_at")),
+                _ago(row.get("changed_at"), now),
                 str(row.get("cpus", "")),
                 format_size(memory) if isinstance(memory, int) else "",
+                *((format_size(size),) if isinstance(size, int) else ()),
                 str(row.get("image", "")),
                 str(row.get("reason", "")),
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
 
 
-def _ago(changed_at: object) -> str:
+def _ago(changed_at: object, now: float) -> str:
     if not isinstance(changed_at, float):
         return ""
-    seconds = max(0, int(time.time() - changed_at))
+    seconds = max(0, int(now - changed_at))
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{seconds // size}{unit}"
@@ -110,7 +134,7 @@ def inspect(name: str, output_format: str) -> None:
 
 def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]:
     told = f" ({record.reason})" if record.reason else ""
-    lines = [f"{record.name}: {record.state} for {_ago(record.changed_at)}{told}"]
+    lines = [f"{record.name}: {record.state} for {_ago(record.changed_at, time.time())}{told}"]
     if machine is not None:
         lines += [
             f"  image      {machine.image}",

@@ -150,14 +150,6 @@ TTY = click.option(
     help="A pseudo-terminal for the command. [default: where stdin and stdout are terminals]",
 )
 
-FORMAT = click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-)
-
 
 def _put(options: Sequence[Any], function: F) -> F:
     for option in reversed(options):

@@ -15,6 +15,15 @@ from innkeeper.model.sizes import format_duration
 
 JSON_VERSION = 1
 
+# Of every verb that prints data.
+FORMAT = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+)
+
 
 def print_json(value: dict[str, object]) -> None:
     """One JSON object on one line of stdout, with the format's version first."""

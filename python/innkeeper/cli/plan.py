@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from innkeeper.cli.options import FORMAT, build_request, run_options
-from innkeeper.cli.output import Progress, print_json
+from innkeeper.cli.options import build_request, run_options
+from innkeeper.cli.output import FORMAT, Progress, print_json
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.keeper.prepare import prepare_run
 from innkeeper.model.machine import Command

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from innkeeper.errors import HostError, ImageError, MissingProgram
-from innkeeper.system.files import program_output
+from innkeeper.system.output import program_output
 
 # The first bytes of what the kernel (lib/decompress.c) and module tools produce.
 _MAGICS: tuple[tuple[bytes, str], ...] = (

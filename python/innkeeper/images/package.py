@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from innkeeper.errors import HostError, ImageError, MissingProgram
-from innkeeper.system.files import make_folder, naming_errors, program_output, temporary_folder
+from innkeeper.system.files import make_folder, naming_errors, temporary_folder
+from innkeeper.system.output import program_output
 from innkeeper.system.process import run_tool
 
 if TYPE_CHECKING:

@@ -11,6 +11,11 @@ import msgspec
 
 from innkeeper.errors import HostError
 
+# Names of files, for those who read many folders and make no `Path` of each.
+DEFINITION = "machine.json"
+RECORD = "record.json"
+LOCK = "lock"
+
 
 class Layout(msgspec.Struct, frozen=True):
     """The three roots.
@@ -61,7 +66,7 @@ class GuestFolder(msgspec.Struct, frozen=True):
     @property
     def lock(self) -> Path:
         """Held by the keeper for its whole life."""
-        return self.path / "lock"
+        return self.path / LOCK
 
     @property
     def state(self) -> Path:
@@ -121,12 +126,12 @@ class MachineFolder(LogFolder, frozen=True):
     @property
     def definition(self) -> Path:
         """The machine (`innkeeper.model.machine`) as JSON."""
-        return self.path / "machine.json"
+        return self.path / DEFINITION
 
     @property
     def record(self) -> Path:
         """What is known of its life (`innkeeper.model.record`) as JSON."""
-        return self.path / "record.json"
+        return self.path / RECORD
 
     @property
     def firmware_variables(self) -> Path:

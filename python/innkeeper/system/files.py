@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, and a program's output as a file.
+"""Files that are there whole or not at all.
 
 Everything that fails here says which path it was: a full disk is `OutOfSpace`,
 the rest is `HostError`.
@@ -8,28 +8,21 @@ the rest is `HostError`.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Self
 
 from innkeeper.errors import HostError, InnError, OutOfSpace
-from innkeeper.system.process import spawn
 
 # fcntl.h and linux/fs.h
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_PIECE_BYTES = 64 * 1024
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_ERROR_BYTES = 4096
-_EXIT_TIMEOUT_S = 30.0
 
 
 def file_error(exc: OSError, path: Path | str, *, doing: str, stage: str = "") -> InnError:
@@ -84,6 +77,23 @@ def sync_file(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_whole(path: str) -> bytes:
+    """The content of a regular file, by as few system calls as there can be.
+
+    :raise OSError: it cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = piece = os.read(fd, _PIECE_BYTES)
+        # A regular file gives less than was asked for only at its end.
+        while len(piece) == _PIECE_BYTES:
+            piece = os.read(fd, _PIECE_BYTES)
+            data += piece
+        return data
     finally:
         os.close(fd)
 
@@ -148,6 +158,24 @@ def write_atomic(path: Path, data: bytes | memoryview, mode: int = 0o600) -> Non
         sync_folder(path.parent)
 
 
+def folder_size_bytes(path: Path | str) -> int:
+    """What a folder and all in it take on the disk, as `du` counts; 0 where there is none."""
+    blocks: dict[tuple[int, int], int] = {}
+    waiting = [os.fspath(path)]
+    with contextlib.suppress(OSError):
+        stat = os.stat(path)
+        blocks[stat.st_dev, stat.st_ino] = stat.st_blocks
+    while waiting:
+        # A file that goes while it is counted does not count.
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as found:
+            for item in found:
+                stat = item.stat(follow_symlinks=False)
+                blocks[stat.st_dev, stat.st_ino] = stat.st_blocks
+                if item.is_dir(follow_symlinks=False):
+                    waiting.append(item.path)
+    return sum(blocks.values()) * 512
+
+
 def open_append(path: Path | str, mode: int = 0o600) -> int:
     """A descriptor for writing at the end of a file, made where missing; the caller closes it.
 
@@ -179,11 +207,12 @@ def temporary_folder(parent: Path, prefix: str = ".build-") -> Iterator[Path]:
     :raise HostError: it cannot be made.
     """
     with naming_errors(parent, doing="make a folder in"):
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        folder = parent / f"{prefix}{os.urandom(6).hex()}"
+        folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
 
 def move_folder(source: Path, target: Path) -> bool:
@@ -227,13 +256,23 @@ def replace_folder(source: Path, target: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two names; False where the file system cannot do it."""
+    import ctypes  # 4 ms that `inn ls` need not pay
+
     names = os.fsencode(one), os.fsencode(other)
-    if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and what is in it, as far as that is possible."""
+    import shutil  # with three compressors: 4 ms that `inn ls` need not pay
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
@@ -245,73 +284,4 @@ def remove_folder(path: Path) -> None:
     with contextlib.suppress(OSError):
         os.rename(path, gone)
         path = gone
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def program_output(
-    argv: Sequence[str], *, stage: str, stdin_bytes: bytes = b""
-) -> Iterator[IO[bytes]]:
-    """Run a program and read its output as a file, without keeping it in memory.
-
-    A block that does not read to the end ends the program. The program must be
-    quiet: it may write up to a pipe's buffer (64 KiB) to stderr.
-
-    :raise MissingProgram: the program does not exist.
-    :raise HostError: the output was read to its end, and the program failed.
-    """
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(_Pipe())
-        errors = stack.enter_context(_Pipe())
-        stdin = stack.enter_context(_memory_file(stdin_bytes)) if stdin_bytes else None
-        child = spawn(
-            argv,
-            name=stage,
-            stdin=stdin.fileno() if stdin else None,
-            stdout=output.write_fd,
-            stderr=errors.write_fd,
-        )
-        stack.callback(child.end)
-        output.close_writer()
-        errors.close_writer()
-        yield output.reader
-        if output.reader.read(1):
-            return
-        code = child.end(grace_s=0.0) if child.wait(_EXIT_TIMEOUT_S) is None else child.poll()
-        if code != 0:
-            lines = errors.reader.read(_ERROR_BYTES).decode("utf-8", "replace").strip()
-            raise HostError(
-                f"{argv[0]} failed with exit code {code}",
-                stage=stage,
-                evidence=tuple(lines.splitlines()[-8:]),
-            )
-
-
-class _Pipe:
-    """A pipe whose reader is a file; both ends are closed with the context."""
-
-    def __init__(self) -> None:
-        read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
-        self.reader: IO[bytes] = os.fdopen(read_fd, "rb", buffering=1 << 20)
-
-    def close_writer(self) -> None:
-        if self.write_fd >= 0:
-            os.close(self.write_fd)
-            self.write_fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close_writer()
-        self.reader.close()
-
-
-def _memory_file(data: bytes) -> IO[bytes]:
-    """The data as a file at its beginning: a program can read it at its own pace."""
-    file: IO[bytes] = os.fdopen(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b", buffering=0)
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
-    file.seek(0)
-    return file
+    remove_tree(path)

@@ -106,7 +106,7 @@ def _lock_named_folder(path: Path, kind: int) -> FileLock | None:
         lock.release()
 
 
-def is_locked(path: Path) -> bool:
+def is_locked(path: Path | str) -> bool:
     """True when somebody holds the lock; a file that does not exist is not locked."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

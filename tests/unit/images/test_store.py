@@ -18,7 +18,8 @@ import pytest
 from innkeeper.errors import HostError, InnError, OutOfSpace
 from innkeeper.images.tiny import prepare_tiny
 from innkeeper.model.image import Image
-from innkeeper.system.files import program_output, write_atomic, write_new
+from innkeeper.system.files import write_atomic, write_new
+from innkeeper.system.output import program_output
 
 # Builds the image in another process; the end of the report can be changed.
 _BUILDER = """

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 
 # The options of `inn run`: a test compares them with what click knows.
 FLAGS = frozenset({"--timings", "--tty", "--no-tty"})
-VALUED = frozenset(
-    {
-        *("--accel", "--append", "--console", "--cpus", "-c", "--env", "-e", "--format"),
-        *("--forward", "--image", "--initrd", "--kernel", "--memory", "-m", "--name", "-n"),
-        *("--network", "--publish", "-p", "--timeout", "-t", "--user", "-u", "--wait"),
-        *("--workdir", "-w"),
-    }
-)
+_VALUED = """
+    --accel --append --console --cpus -c --env -e --firmware --flavour --format --forward
+    --image --initrd --kernel --memory -m --name -n --network --oem-string --publish -p
+    --qemu-arg --root-overlay --timeout -t --user -u --wait --workdir -w
+"""
+VALUED = frozenset(_VALUED.split())
 
 
 def starts_guest(arguments: Sequence[str]) -> bool:

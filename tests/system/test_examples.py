@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 EXPECTED = {
     "hello.py": "amd64",
     "pipe_through_guest.py": "guest: one\nguest: two\nguest: three\n",
+    "forward.py": "served by the guest\n",
     "two_guests.py": "arrived: True\n",
     "async_many.py": "sum of squares: 2870\ngave up; the guest's sleep ended with it\n",
 }
@@ -36,10 +37,10 @@ def test_an_example(name: str) -> None:
     assert EXPECTED[name] in run(str(EXAMPLES / name))
 
 
-def test_the_example_for_pytest() -> None:
+def test_the_example_for_pytest_in_two_workers() -> None:
     plugin = () if _installed() else ("-p", "innkeeper.testing.plugin")
-    out = run("-m", "pytest", "-q", *plugin, str(EXAMPLES / "test_with_guest.py"))
-    assert "2 passed" in out
+    out = run("-m", "pytest", "-n", "2", *plugin, str(EXAMPLES / "test_with_guest.py"))
+    assert "3 passed" in out
 
 
 def test_every_example_is_tested() -> None:

@@ -173,18 +173,17 @@ class Lifecycle:
                 self._control.send(
                     Ready(self._plan.machine.name, report.guest, warnings=report.warnings)
                 )
-                reason = await self._hold(guest)
+                reason, told = await self._hold(guest)
         except StopAskedError:
             self._enter("stopped", reason="stopped while it started", qemu_pid=None)
             return "stopped"
         finally:
             self._guest = None
-        told = "" if reason == "stopped" else f"the guest {reason.replace('-', ' ')}"
         self._enter("stopped", reason=told, qemu_pid=None)
         return reason
 
-    async def _hold(self, guest: Guest) -> Reason:
-        """Keep a running guest; returns why it ended where that was wanted.
+    async def _hold(self, guest: Guest) -> tuple[Reason, str]:
+        """Keep a running guest; returns why it ended where that was wanted, and in words.
 
         :raise GuestLost: it ended otherwise.
         """
@@ -195,22 +194,27 @@ class Lifecycle:
         }
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
-            await self._stop(guest, stop.result())
-            return "stopped"
+            return "stopped", await self._stop(guest, stop.result())
         # An agent that goes away is most often the first sign of a guest that ends.
         await asyncio.wait({guest.exited}, timeout=PANIC_GRACE_S)
         seen = await guest.observe("run")
         orderly = seen.panic is None and seen.code == 0
         if orderly and (self._plan.wait == "none" or not self._plan.attached):
-            return "powered-off" if seen.shutdown == "guest-shutdown" else "rebooted"
+            if seen.shutdown == "guest-shutdown":
+                return "powered-off", "the guest powered off"
+            return "rebooted", "the guest rebooted"
         if seen.code is None and seen.panic is None:
             raise explain_agent_loss(seen)
         raise explain_end(seen)
 
-    async def _stop(self, guest: Guest, request: StopRequest) -> None:
+    async def _stop(self, guest: Guest, request: StopRequest) -> str:
+        """Climb the ladder; returns how the guest ended, where that was no rung."""
         self._enter("stopping")
-        rung = await climb(guest, request)
+        rung, fault = await climb(guest, request)
+        if fault is not None:
+            self._write(error=fault.as_dict())
         self._write(rung=rung)
+        return fault.brief if fault is not None else ""
 
     async def _comes_again(self, failure: InnError | None) -> bool:
         """Wait as the restart policy says; False for no further life."""

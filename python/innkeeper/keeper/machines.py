@@ -83,6 +83,7 @@ def stop_machine(layout: Layout, name: str, *, timeout_s: float) -> bool:
         # It ended in the meantime, which is what was asked for.
         if guest_lives(layout, name):
             raise
+        remove_dead(layout, name)
     return True
 
 

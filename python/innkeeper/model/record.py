@@ -48,6 +48,19 @@ def true_record(record: Record, *, keeper_lives: bool) -> Record:
     """The record as it must be read: a live state without a keeper is a failure."""
     if keeper_lives or record.state not in LIVE_STATES:
         return record
+    error = {
+        "kind": "KeeperLost",
+        "brief": f"the keeper of {record.name!r} died",
+        "stage": record.state,
+        "evidence": [f"the last that keeper {record.keeper_pid} recorded is {record.state!r}"],
+        "fix": f"`inn start {record.name}`",
+        "exit_code": 125,
+    }
     return msgspec.structs.replace(
-        record, state="failed", reason="its keeper died", keeper_pid=None, qemu_pid=None
+        record,
+        state="failed",
+        reason="its keeper died",
+        error=error,
+        keeper_pid=None,
+        qemu_pid=None,
     )

@@ -27,6 +27,8 @@ VERBS = {
     "exec": ("innkeeper.cli.exec:exec_verb", "Run a command in a running guest."),
     "shell": ("innkeeper.cli.exec:shell", "Open a shell in a running guest."),
     "console": ("innkeeper.cli.console:console", "Sit at a guest's serial console."),
+    "attach": ("innkeeper.cli.sessions:attach", "Go on with a session that was left."),
+    "sessions": ("innkeeper.cli.sessions:sessions", "List the sessions that outlive inn."),
     "cp": ("innkeeper.cli.cp:cp", "Copy files between the host and a running guest."),
     "logs": ("innkeeper.cli.logs:logs", "Print what a guest's console and its keeper said."),
     "events": ("innkeeper.cli.events:events", "Print every change of state as it happens."),

@@ -226,6 +226,10 @@ class AsyncMachine:
         """Let a paused guest go on."""
         await in_thread(self.sync.resume)
 
+    async def set_memory(self, memory: str | int, *, timeout_s: float = 30.0) -> int:
+        """Change the memory of the running guest, as :meth:`Machine.set_memory`."""
+        return await in_thread(lambda: self.sync.set_memory(memory, timeout_s=timeout_s))
+
     async def wait_for(self, condition: Condition, *, timeout_s: float | None = None) -> Record:
         """Wait for a condition, as :meth:`Machine.wait_for`; cancelled, it gives up at once."""
         return await patiently(

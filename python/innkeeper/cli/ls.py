@@ -121,6 +121,12 @@ def inspect(name: str, output_format: str) -> None:
         click.echo("\n".join(_lines(record, machine, layout)))
 
 
+def _memory_now(record: Record) -> list[str]:
+    if record.memory_bytes is None:
+        return []
+    return [f"  memory now {format_size(record.memory_bytes)}"]
+
+
 def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]:
     told = f" ({record.reason})" if record.reason else ""
     lines = [f"{record.name}: {record.state} for {ago(record.changed_at, time.time())}{told}"]
@@ -135,6 +141,7 @@ def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]
         ]
     if record.state in LIVE_STATES:
         lines += [
+            *_memory_now(record),
             f"  processes  keeper {record.keeper_pid}, QEMU {record.qemu_pid}",
             f"  doors      {layout.guest(record.name).vsock}",
         ]

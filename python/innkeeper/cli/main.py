@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import sys
 
 import click
 
+from innkeeper.cli.groups import LazyGroup
 from innkeeper.cli.output import render_error
 from innkeeper.errors import EXIT_FAILURE, EXIT_USAGE, InnError
 from innkeeper.system.descriptors import silence
@@ -21,22 +21,20 @@ VERBS = {
     "start": ("innkeeper.cli.lifecycle:start", "Start machines."),
     "stop": ("innkeeper.cli.lifecycle:stop", "Stop guests in order, or less politely."),
     "restart": ("innkeeper.cli.lifecycle:restart", "Stop machines and start them again."),
-    "set": ("innkeeper.cli.set:set_verb", "Change a machine's settings, or a guest's memory."),
     "rm": ("innkeeper.cli.lifecycle:rm", "Remove machines."),
     "ls": ("innkeeper.cli.ls:ls", "List machines and running guests."),
     "inspect": ("innkeeper.cli.ls:inspect", "Show everything that is known of a machine."),
     "exec": ("innkeeper.cli.exec:exec_verb", "Run a command in a running guest."),
     "shell": ("innkeeper.cli.exec:shell", "Open a shell in a running guest."),
     "console": ("innkeeper.cli.console:console", "Sit at a guest's serial console."),
-    "attach": ("innkeeper.cli.sessions:attach", "Go on with a session that was left."),
-    "sessions": ("innkeeper.cli.sessions:sessions", "List the sessions that outlive inn."),
     "cp": ("innkeeper.cli.cp:cp", "Copy files between the host and a running guest."),
     "logs": ("innkeeper.cli.logs:logs", "Print what a guest's console and its keeper said."),
     "events": ("innkeeper.cli.events:events", "Print every change of state as it happens."),
     "wait": ("innkeeper.cli.lifecycle:wait_verb", "Wait until a machine is ready or has ended."),
     "pause": ("innkeeper.cli.lifecycle:pause", "Stop the CPUs of guests."),
     "resume": ("innkeeper.cli.lifecycle:resume", "Let paused guests go on."),
-    "schema": ("innkeeper.cli.schema:schema", "Print the JSON Schema of a machine file."),
+    "image": ("innkeeper.cli.image:image", "Build, import and keep images to boot from."),
+    "schema": ("innkeeper.cli.schema:schema", "Print the JSON Schema of a file for innkeeper."),
     "plan": ("innkeeper.cli.plan:plan", "Print exactly what a command would do; start nothing."),
     "doctor": (
         "innkeeper.cli.doctor:doctor",
@@ -53,41 +51,9 @@ Exit codes:
 """
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        """All verbs, in the order of the table."""
-        return list(VERBS)
-
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a verb, or None where there is no such verb."""
-        if cmd_name not in VERBS:
-            return None
-        module, _, attribute = VERBS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click, but an unknown verb is answered with the nearest known one."""
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], list(VERBS), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table's lines, so that `--help` imports no verb."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
-
-
 @click.group(
     cls=LazyGroup,
+    verbs=VERBS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EXIT_CODES,
 )

@@ -6,11 +6,14 @@ from __future__ import annotations
 import click
 import msgspec
 
+from innkeeper.model.recipe import recipe_schema
 from innkeeper.model.toml import machine_schema
+
+_SCHEMAS = {"machine": machine_schema, "recipe": recipe_schema}
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["machine"]))
-def schema(what: str) -> None:  # noqa: ARG001 - there is one so far
-    """Print the JSON Schema of a machine file."""
-    click.echo(msgspec.json.format(msgspec.json.encode(machine_schema()), indent=2))
+@click.argument("what", type=click.Choice(list(_SCHEMAS)))
+def schema(what: str) -> None:
+    """Print the JSON Schema of a machine file or of an image recipe."""
+    click.echo(msgspec.json.format(msgspec.json.encode(_SCHEMAS[what]()), indent=2))

@@ -5,6 +5,7 @@
 
     <state>/images/            locked (flock) for moments: making, naming, sweeping
       NAME/                    a bundle (`innkeeper.model.bundle`); whole or not there
+      .parts/SHA256.part       a download that is under way or was interrupted
       .build-*                 locked by who builds in it; else what a killed one left
 
 A guest holds a shared lock on its bundle's folder. Who removes or replaces a bundle
@@ -21,7 +22,8 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import HostError, ImageError, NameInUse, UnknownName, UsageError
+from innkeeper.errors import HostError, ImageError, InnError, NameInUse, UnknownName, UsageError
+from innkeeper.images.mapped import remove_owned
 from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile
 from innkeeper.system.files import (
     file_error,
@@ -34,7 +36,7 @@ from innkeeper.system.files import (
     temporary_folder,
     write_new,
 )
-from innkeeper.system.locks import FileLock, lock_folder, share_folder, try_lock_folder
+from innkeeper.system.locks import FileLock, lock_folder, share_folder, try_lock, try_lock_folder
 
 # Names that mean something else wherever an image is named.
 BUILT_IN = ("tiny",)
@@ -45,6 +47,9 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
 _MANIFEST_MAXIMUM_BYTES = 4 << 20
 _BUILD_PREFIX = ".build-"
+
+# Downloads by the digest they are to have; kept, so that the next try goes on.
+PARTS = ".parts"
 
 
 def check_image_name(name: str) -> str:
@@ -189,6 +194,27 @@ def verify_file(folder: Path, file: StoredFile) -> None:
         )
 
 
+def verify_bundle(images: Path, name: str) -> list[InnError]:
+    """Read a whole bundle; what is wrong with it, an error for each file.
+
+    :raise UnknownName: there is none with this name.
+    """
+    folder = images / name
+    if name not in bundle_names(images):
+        raise UnknownName("image", name, bundle_names(images), stage="verify")
+    errors: list[InnError] = []
+    try:
+        files = read_bundle(folder).files
+    except InnError as error:
+        return [error]
+    for file in files:
+        try:
+            verify_file(folder, file)
+        except InnError as error:
+            errors.append(error)
+    return errors
+
+
 def _check_size(folder: Path, file: StoredFile) -> None:
     path = folder / file.name
     try:
@@ -281,12 +307,14 @@ def building(images: Path) -> Iterator[Path]:
         with naming_errors(images, doing="lock", stage="image"), lock_folder(images):
             sweep_builds(images)
             folder = stack.enter_context(temporary_folder(images, _BUILD_PREFIX))
+            # Before temporary_folder's own, which cannot remove what mapped owners own.
+            stack.callback(remove_owned, folder)
             stack.enter_context(lock_folder(folder))
         yield folder
 
 
-def sweep_builds(images: Path) -> tuple[str, ...]:
-    """Remove the folders of builds whose builders are gone; returns their names."""
+def sweep_builds(images: Path) -> list[tuple[str, int]]:
+    """Remove the folders of builds whose builders are gone; their names and sizes in bytes."""
     swept = []
     for path in images.glob(f"{_BUILD_PREFIX}*"):
         with contextlib.suppress(OSError):
@@ -294,9 +322,25 @@ def sweep_builds(images: Path) -> tuple[str, ...]:
             if lock is None:
                 continue
             with lock:
-                remove_folder(path)
-            swept.append(path.name)
-    return tuple(swept)
+                size = sum(file.lstat().st_size for file in path.iterdir() if file.is_file())
+                remove_owned(path)
+            swept.append((path.name, size))
+    return swept
+
+
+def sweep_parts(images: Path) -> list[tuple[str, int]]:
+    """Remove downloads that were not finished and are not under way; names and sizes."""
+    swept = []
+    for path in (images / PARTS).glob("*.part"):
+        with contextlib.suppress(OSError):
+            lock = try_lock(path)
+            if lock is None:
+                continue
+            with lock:
+                size = path.stat().st_size
+                path.unlink()
+            swept.append((f"{PARTS}/{path.name}", size))
+    return swept
 
 
 def finish_bundle(folder: Path, bundle: Bundle, names: Iterable[str]) -> Bundle:

@@ -25,6 +25,14 @@ _MODULE_MAXIMUM_BYTES = 256 << 20
 # The longest chain of dependencies in Debian's kernels has about ten links.
 _CHAIN_MAXIMUM = 64
 
+# The plain C implementation behind an alias of the kernel's crypto API.
+_SOFT = {
+    "crc32c": "crc32c_generic",
+    "sha256": "sha256_generic",
+    "xxhash64": "xxhash_generic",
+    "blake2b-256": "blake2b_generic",
+}
+
 _SIGNATURE_END = b"~Module signature appended~\n"
 
 
@@ -39,10 +47,14 @@ def module_name(path: str) -> str | None:
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """What a module says about itself."""
+    """What a module says about itself.
+
+    :ivar soft: what it asks for by alias and does not link to, such as "crc32c".
+    """
 
     name: str
     depends: tuple[str, ...]
+    soft: tuple[str, ...] = ()
 
 
 def read_modinfo(data: bytes, path: str) -> ModuleInfo:
@@ -55,13 +67,16 @@ def read_modinfo(data: bytes, path: str) -> ModuleInfo:
         raise ImageError(f"{path} is not a kernel module", stage="image")
     name = module_name(path) or path
     depends: tuple[str, ...] = ()
+    soft: tuple[str, ...] = ()
     for raw in section.split(b"\0"):
         key, _, value = raw.decode("utf-8", "replace").partition("=")
         if key == "name":
             name = value.replace("-", "_")
         elif key == "depends":
             depends = tuple(part.replace("-", "_") for part in value.split(",") if part)
-    return ModuleInfo(name, depends)
+        elif key == "softdep" and value.startswith("pre:"):
+            soft = tuple(value.removeprefix("pre:").split())
+    return ModuleInfo(name, depends, soft)
 
 
 @dataclass(frozen=True)
@@ -187,7 +202,11 @@ class _Selection:
             )
         source = self._tree.paths[name]
         data = self._tree.load(name)
-        depends = read_modinfo(data, source).depends
+        info = read_modinfo(data, source)
+        soft = (_SOFT.get(other, other.replace("-", "_")) for other in info.soft)
+        # Without modprobe nobody loads these when the kernel asks for their alias.
+        known = (other for other in soft if other in self._tree.paths and other not in chain)
+        depends = tuple(dict.fromkeys((*known, *info.depends)))
         for other in depends:
             self._add(other, (*chain, name))
         self._done[name] = Module(name, _plain(source), source, data, self._needs(depends))

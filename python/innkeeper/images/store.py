@@ -226,6 +226,15 @@ class Store:
         with lock:
             yield
 
+    def collect(self) -> list[tuple[Path, int]]:
+        """Remove what dead builders left and what is long unused; paths and sizes of it."""
+        if not self.folder.is_dir():
+            return []
+        with self._locked():
+            before = {path: _size(path) for path in self.folder.iterdir() if path.is_dir()}
+            self._sweep()
+            return [(path, size) for path, size in before.items() if not path.exists()]
+
     def _sweep(self) -> None:
         """Remove what dead builders left (nobody else builds now) and what is long unused."""
         for path in self.folder.glob(".*"):
@@ -239,6 +248,10 @@ class Store:
                 used = bundle / "manifest.json"
                 if (used if used.exists() else bundle).stat().st_mtime < oldest:
                     remove_folder(bundle)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _absolute(image: Image, bundle: Path) -> Image:

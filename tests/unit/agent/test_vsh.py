@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from innkeeper.agent.frames import FrameDecoder, encode_frame
 from innkeeper.agent.pb import vsh_pb2
-from innkeeper.agent.setup import WindowSize
 from innkeeper.agent.vsh import (
     STDERR,
     STDOUT,
@@ -23,6 +22,7 @@ from innkeeper.agent.vsh import (
     Output,
     SessionProtocol,
     Started,
+    WindowSize,
     failure_to_error,
 )
 from innkeeper.errors import (

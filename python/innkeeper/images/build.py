@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building a Debian image: a plan applied in a folder that becomes the bundle, or is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from innkeeper.errors import HostError, ImageError, InnError, OutOfSpace, UsageError
+from innkeeper.images.bundles import building, finish_bundle, place_bundle
+from innkeeper.images.debian import DebianPlan, mmdebstrap_argv, plan_debian
+from innkeeper.images.mapped import as_root, check_mapped, remove_owned
+from innkeeper.images.phases import Phases
+from innkeeper.images.roots import make_root
+from innkeeper.images.stored_kernels import find_kernels, store_kernels
+from innkeeper.model.bundle import Bundle
+from innkeeper.model.recipe import Recipe
+from innkeeper.model.sizes import MIB, format_size
+from innkeeper.system.files import naming_errors, write_new
+from innkeeper.system.process import find_program
+from innkeeper.system.watched import Failed, run_watched
+
+# What a small image takes while it is made: packages, the tree, and the root made of it.
+_SPACE_BYTES = 900 * MIB
+
+_TREE = "tree"
+
+_NOT_LOCATED = re.compile(r"E: Unable to locate package (\S+)")
+_NO_CANDIDATE = re.compile(r"E: Package '([^']+)' has no installation candidate")
+_UNREACHABLE = re.compile(
+    r"Could not (?:resolve|connect)|Temporary failure resolving|Connection (?:refused|timed out)"
+    r"|Failed to fetch|Unable to connect|No route to host|Network is unreachable"
+)
+_NO_SUITE = re.compile(r"does not have a Release file|404 +Not Found.*Release")
+_NO_KEY = re.compile(r"NO_PUBKEY|is not signed|public key is not available")
+_FULL = re.compile(r"No space left on device|You don't have enough free space")
+
+
+def build_debian(
+    images: Path, name: str, recipe: Recipe, *, phases: Phases, force: bool
+) -> tuple[Bundle, bool]:
+    """Make a bundle of a recipe and put it in place.
+
+    :param images: the folder of bundles, `layout.images`.
+    :param force: replace another image of this name.
+    :return: the bundle; False when the very same one was there already.
+    :raise UsageError: a package does not exist, or another image has this name.
+    :raise HostError: a program, the mirror, space or the right to build is missing.
+    :raise ImageError: the image could not be made.
+    """
+    if find_program("mmdebstrap") is None:
+        raise HostError(
+            "mmdebstrap is not installed", stage="build", fix="apt-get install mmdebstrap"
+        )
+    check_mapped()
+    plan = plan_debian(recipe)
+    with building(images) as folder:
+        _check_space(folder)
+        tree = folder / _TREE
+        with phases.phase("packages", f"building {name}: Debian {recipe.suite}, packages"):
+            _run_mmdebstrap(recipe, plan, folder, phases)
+        with phases.phase("kernels", f"building {name}: kernels"):
+            kernels = store_kernels(
+                sorted(find_kernels(tree), key=lambda kernel: _rank(recipe, kernel.flavour)),
+                folder,
+                root_type=recipe.format,
+            )
+        with phases.phase("root", f"building {name}: {recipe.format} root"):
+            write_new(folder / "packages.txt", _package_list(tree), 0o644)
+            apply_changes(tree, plan)
+            root = f"root.{recipe.format}"
+            make_root(
+                recipe.format,
+                tree,
+                folder / root,
+                fs_uuid=plan.fs_uuid,
+                epoch=recipe.source_epoch,
+            )
+        with phases.phase("store", f"building {name}: digests"):
+            remove_owned(tree)
+            bundle = finish_bundle(
+                folder,
+                Bundle(
+                    name=name,
+                    digest="",
+                    kernels=kernels,
+                    root=root,
+                    root_type=recipe.format,
+                    init=plan.init,
+                    files=(),
+                    recipe=msgspec.to_builtins(recipe),
+                ),
+                [path.name for path in folder.iterdir()],
+            )
+            return bundle, place_bundle(images, folder, bundle, force=force)
+
+
+def _rank(recipe: Recipe, flavour: str) -> int:
+    return next((at for at, name in enumerate(recipe.kernels) if name == flavour), 99)
+
+
+def _check_space(folder: Path) -> None:
+    with naming_errors(folder, doing="look at", stage="build"):
+        free = shutil.disk_usage(folder).free
+    if free < _SPACE_BYTES:
+        raise OutOfSpace(
+            f"{folder.parent} has {format_size(free)} of free space; "
+            f"building an image takes {format_size(_SPACE_BYTES)}",
+            stage="build",
+            fix="free some space, or name a folder on another disk by INN_STATE_DIR",
+        )
+
+
+def _run_mmdebstrap(recipe: Recipe, plan: DebianPlan, folder: Path, phases: Phases) -> None:
+    temporary = folder / "tmp"
+    hook = folder / "kernels.sh"
+    write_new(hook, plan.hook.encode(), 0o755)
+    temporary.mkdir()
+
+    def tell(line: str) -> None:
+        if line.startswith("I: "):
+            phases.detail(line.removeprefix("I: "))
+
+    try:
+        run_watched(
+            as_root(mmdebstrap_argv(recipe, plan, hook=hook, tree=folder / _TREE)),
+            stage="packages",
+            on_line=tell,
+            env={**plan.env, "TMPDIR": str(temporary)},
+        )
+    except Failed as exc:
+        raise explain_failure(exc.lines, recipe) from exc
+    finally:
+        remove_owned(temporary)
+        hook.unlink(missing_ok=True)
+
+
+def explain_failure(lines: tuple[str, ...], recipe: Recipe) -> InnError:
+    """What mmdebstrap's last lines mean. Pure."""
+    text = "\n".join(lines)
+    missing = sorted({*_NOT_LOCATED.findall(text), *_NO_CANDIDATE.findall(text)})
+    evidence = tuple(line for line in lines if line[:3] in ("E: ", "W: ", "Err"))[-8:] or lines[-8:]
+    stage = "packages"
+    if missing:
+        names = ", ".join(missing)
+        return UsageError(
+            f"Debian {recipe.suite} has no package {names}",
+            stage=stage,
+            evidence=evidence,
+            fix="look at the spelling, or at `components` in the recipe",
+        )
+    if _FULL.search(text):
+        return OutOfSpace(
+            "no space left to unpack the packages",
+            stage=stage,
+            evidence=evidence,
+            fix="free some space, or name a folder on another disk by INN_STATE_DIR",
+        )
+    if _NO_KEY.search(text):
+        return HostError(
+            f"the keys of Debian {recipe.suite} are not on this host",
+            stage=stage,
+            evidence=evidence,
+            fix="apt-get install debian-archive-keyring (a newer one, for a newer suite)",
+        )
+    if _NO_SUITE.search(text):
+        return ImageError(
+            f"the mirror does not have the suite {recipe.suite}",
+            stage=stage,
+            evidence=evidence,
+            fix="give another one with --mirror",
+        )
+    if _UNREACHABLE.search(text):
+        return HostError(
+            "the Debian mirror cannot be reached",
+            stage=stage,
+            evidence=evidence,
+            fix="look at the network and at apt's proxy, or give another mirror with --mirror",
+        )
+    return ImageError("mmdebstrap failed", stage=stage, evidence=evidence)
+
+
+def apply_changes(tree: Path, plan: DebianPlan) -> None:
+    """Take out what a build leaves of the host or the moment, and write the plan's files.
+
+    :raise ImageError: a path of the plan leads out of the tree.
+    """
+    epoch = int(plan.env["SOURCE_DATE_EPOCH"])
+    with naming_errors(tree, doing="write", stage="root"):
+        for pattern in plan.dropped:
+            for path in list(tree.glob(pattern)):
+                if path.is_dir() and not path.is_symlink():
+                    remove_owned(path)
+                else:
+                    path.unlink()
+        for name, text in plan.files.items():
+            path = _inside(tree, name)
+            mode = 0o755 if text.startswith("#!") else 0o644
+            write_new(path, text.encode(), mode)
+            os.utime(path, (epoch, epoch))
+        for name, target in plan.links.items():
+            _inside(tree, name).symlink_to(target)
+
+
+def _inside(tree: Path, name: str) -> Path:
+    """A path for a new file; what has its name is removed, and folders are made."""
+    path = tree / name
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not path.parent.resolve().is_relative_to(tree.resolve()):
+        raise ImageError(f"/{name} leads out of the image", stage="root")
+    if path.is_dir() and not path.is_symlink():
+        raise ImageError(f"/{name} is a folder in the image", stage="root")
+    path.unlink(missing_ok=True)
+    return path
+
+
+def _package_list(tree: Path) -> bytes:
+    """Names and versions of the packages, a line each, from dpkg's status file."""
+    lines = []
+    with naming_errors(tree, doing="read", stage="root"):
+        text = (tree / "var/lib/dpkg/status").read_text("utf-8", "replace")
+    for paragraph in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line[:40])
+        if "Package" in fields and "Version" in fields:
+            lines.append(f"{fields['Package']} {fields['Version']}\n")
+    return "".join(sorted(lines)).encode()

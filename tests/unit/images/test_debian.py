@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From recipes to commands, by value; and what failures of mmdebstrap mean."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from innkeeper.errors import HostError, ImageError, InnError, OutOfSpace, UsageError
+from innkeeper.images.build import apply_changes, explain_failure
+from innkeeper.images.debian import mmdebstrap_argv, plan_debian, recipe_digest
+from innkeeper.model.recipe import Recipe
+
+
+def test_the_command_by_value() -> None:
+    recipe = Recipe(packages=("python3",), mirror="http://mirror/debian")
+    argv = mmdebstrap_argv(recipe, plan_debian(recipe), hook=Path("/b/hook"), tree=Path("/b/t"))
+    assert argv == [
+        "mmdebstrap",
+        "--mode=root",
+        "--format=directory",
+        "--variant=apt",
+        "--architectures=amd64",
+        "--components=main",
+        "--include=kmod,iproute2,systemd-sysv,dbus,udev,libnss-systemd,python3",
+        "--customize-hook=/b/hook",
+        "bookworm",
+        "/b/t",
+        "http://mirror/debian",
+    ]
+
+
+def test_no_mirror_is_named_unless_the_recipe_does() -> None:
+    recipe = Recipe()
+    plan = plan_debian(recipe)
+    argv = mmdebstrap_argv(recipe, plan, hook=Path("/hook"), tree=Path("/tree"))
+    assert argv[-1] == "/tree"
+    assert "://" not in plan.hook + " ".join(argv)
+
+
+def test_a_small_debian_has_no_systemd() -> None:
+    plan = plan_debian(Recipe(init="agent", kernels=("amd64", "cloud")))
+    assert plan.packages == ("kmod", "iproute2")
+    assert plan.init == "agent"
+    assert plan.links == {}
+    assert "for meta in linux-image-amd64 linux-image-cloud-amd64;" in plan.hook
+
+
+def test_units_are_masked_and_files_written() -> None:
+    plan = plan_debian(Recipe(mask=("cron.service",), files={"/etc/motd": "hello"}))
+    assert plan.links["etc/systemd/system/cron.service"] == "/dev/null"
+    assert plan.files["etc/motd"] == "hello"
+    assert plan.files["etc/machine-id"] == ""
+    assert plan.files["etc/.updated"] == "TIMESTAMP_NSEC=1686355200000000000\n"
+
+
+def test_the_same_recipe_has_the_same_names() -> None:
+    one, other = Recipe(packages=("a1", "b1")), Recipe(packages=("b1", "a1"))
+    assert recipe_digest(one) == recipe_digest(Recipe(packages=("a1", "b1")))
+    assert plan_debian(one).fs_uuid == plan_debian(Recipe(packages=("a1", "b1"))).fs_uuid
+    assert plan_debian(one).fs_uuid != plan_debian(other).fs_uuid
+
+
+def test_the_hook_is_a_shell_script() -> None:
+    hook = plan_debian(Recipe()).hook
+    subprocess.run(["sh", "-n"], input=hook.encode(), check=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "told"),
+    [
+        ("E: Unable to locate package pyton3", UsageError, "no package pyton3"),
+        ("E: Package 'foo' has no installation candidate", UsageError, "no package foo"),
+        ("W: Failed to fetch x  Could not resolve 'mirror'", HostError, "cannot be reached"),
+        ("E: The repository 'x' does not have a Release file.", ImageError, "the suite bookworm"),
+        ("W: GPG error: x: NO_PUBKEY 0123", HostError, "keys of Debian"),
+        ("dpkg: write failed (No space left on device)", OutOfSpace, "no space left"),
+        ("E: something else", ImageError, "mmdebstrap failed"),
+    ],
+)
+def test_what_a_failure_means(line: str, kind: type[InnError], told: str) -> None:
+    error = explain_failure(("I: installing", line), Recipe())
+    assert type(error) is kind
+    assert told in error.brief
+    assert line in error.evidence
+
+
+def test_nothing_of_the_host_or_the_moment_stays(tmp_path: Path) -> None:
+    for name in ("etc/hostname", "etc/machine-id", "var/log/dpkg.log", "boot/vmlinuz-1"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of this host")
+    (tmp_path / "etc/resolv.conf").symlink_to("/run/resolv.conf")
+    (tmp_path / "tmp" / "left").mkdir(parents=True)
+    plan = plan_debian(Recipe(files={"/opt/start": "#!/bin/sh\n"}))
+    apply_changes(tmp_path, plan)
+    assert not (tmp_path / "etc/hostname").exists()
+    assert (tmp_path / "etc/machine-id").read_bytes() == b""
+    assert (tmp_path / "etc/resolv.conf").is_symlink() is False
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "boot").iterdir()) == []
+    assert not (tmp_path / "var/log/dpkg.log").exists()
+    assert (tmp_path / "opt/start").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "etc/.updated").stat().st_mtime == 1686355200
+    assert (tmp_path / "etc/systemd/system/fstrim.timer").readlink() == Path("/dev/null")
+
+
+def test_a_file_that_would_land_on_the_host_is_refused(tmp_path: Path) -> None:
+    tree, host = tmp_path / "tree", tmp_path / "host"
+    tree.mkdir()
+    host.mkdir()
+    (tree / "srv").symlink_to(host)
+    with pytest.raises(ImageError, match="/srv/x leads out of the image"):
+        apply_changes(tree, plan_debian(Recipe(files={"/srv/x": "x"})))
+    assert list(host.iterdir()) == []

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from foreign import Build, build_initrd
 from guests import BOOT_LIMIT_S, INN, Inn, Result, Running, Start
 
 
@@ -58,6 +60,36 @@ def inn() -> Inn:
         return Result(done.returncode, done.stdout, done.stderr, time.monotonic() - since)
 
     return run
+
+
+@pytest.fixture
+def initrd_with(tmp_path: Path) -> Build:
+    """Make an initramfs: the tiny one with this script for its /init."""
+    return functools.partial(build_initrd, tmp_path / "initrd")
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start `inn` with these arguments and go on; what still runs at the end is killed by pid."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [*INN, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,19 @@ class Result:
 
 
 Inn = Callable[..., Result]
+
+Background = Callable[..., subprocess.Popen[bytes]]
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+def record(inn: Inn, name: str) -> dict[str, Any]:
+    """What `inn inspect` tells of a machine's life."""
+    done = inn("inspect", name, "--format", "json")
+    assert done.code == 0, done.error
+    value = json.loads(done.stdout)["record"]
+    assert isinstance(value, dict)
+    return value
 
 
 class Running:

@@ -1,57 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests whose /init is not our agent: an agent that is a service, and no agent at all.
-
-The kernel unpacks concatenated cpio archives, the later file winning, so the
-tiny image's own initramfs is taken and another /init put over it.
-"""
+"""Guests whose /init is not our agent: an agent that is a service, and no agent at all."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-
-import pytest
+from foreign import LOAD, Build
 from guests import Inn
-
-from innkeeper.images.cpio import Archive
-from innkeeper.images.tiny import agent_path
-
-SET_UP = """#!/bin/busybox sh
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin
-mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
-mkdir -p /dev/pts; mount -t devpts pts /dev/pts; mount -t tmpfs run /run
-"""
-
-# Loads each module after those it needs, as modules.dep lists them.
-LOAD = """
-cd /lib/modules/$(uname -r)
-load() {
-    line=$(grep "/$1.ko:" modules.dep); needed=
-    for file in ${line#*:}; do needed="$file $needed"; done
-    for file in $needed ${line%%:*}; do insmod $file 2>/dev/null; done
-}
-load virtio_mmio; load vmw_vsock_virtio_transport
-"""
-
-
-Build = Callable[[str], str]
-
-
-@pytest.fixture
-def initrd_with(inn: Inn, tmp_path: Path) -> Build:
-    """Make an initramfs: the tiny one with another /init; the agent is /agent."""
-
-    def build(script: str) -> str:
-        plan = json.loads(inn("plan", "run", "--format", "json", "--", "true").stdout)["plan"]
-        over = Archive()
-        over.file("init", (SET_UP + script).encode(), 0o755)
-        over.file("agent", agent_path().read_bytes(), 0o755)
-        path = tmp_path / "initrd"
-        path.write_bytes(Path(plan["image"]["initrd"]).read_bytes() + over.to_bytes())
-        return str(path)
-
-    return build
 
 
 def test_the_agent_as_a_service_is_killed_under_its_command(inn: Inn, initrd_with: Build) -> None:

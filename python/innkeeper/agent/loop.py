@@ -8,9 +8,8 @@ a slow reader of stdout never keeps stdin from flowing, nor the reverse.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from innkeeper.agent.surroundings import Surroundings
 from innkeeper.agent.vsh import (
     STDERR,
     STDOUT,
@@ -20,12 +19,11 @@ from innkeeper.agent.vsh import (
     Output,
     SessionProtocol,
     Started,
-    WindowSize,
     failure_to_error,
 )
-from innkeeper.errors import GuestError, GuestLost, InnError, TimedOut
+from innkeeper.errors import GuestError, GuestLost, InnError
 from innkeeper.model.machine import Command
-from innkeeper.system import signals, terminal
+from innkeeper.system import signals
 from innkeeper.system.pump import Channel, Poller, Ready, Sink, Source, StreamSocket
 
 # stdin waits while this much is on its way to the guest.
@@ -42,48 +40,6 @@ _LAST_WORDS_LIMIT = 64
 # A second SIGINT or SIGTERM gives the session up, this long after the first.
 _IMPATIENCE_S = 2.0
 _GIVE_UP = (signals.INTERRUPT, signals.TERMINATE)
-FORWARDED = (signals.INTERRUPT, signals.TERMINATE, signals.HANGUP, signals.QUIT)
-
-OnWatch = Callable[[], InnError | None]
-
-
-@dataclass(frozen=True)
-class TimeLimit:
-    """When the command must have ended (`time.monotonic`), and the limit as it was given."""
-
-    ends: float
-    seconds: float | None = None
-
-    def error(self) -> TimedOut:
-        """What to raise when it passed."""
-        within = "in time" if self.seconds is None else f"within {self.seconds:g} s"
-        return TimedOut(f"the command did not end {within}", stage="session")
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Something beside the guest that can end a session: the keeper's control socket.
-
-    `on_ready` is called when `fd` is readable; it reads, and returns the error
-    to end the session with, or None to go on.
-    """
-
-    fd: int
-    on_ready: OnWatch
-
-
-@dataclass
-class Surroundings:
-    """What may end or change a session from outside."""
-
-    watch: Watch | None = None
-    limit: TimeLimit | None = None
-    signals: signals.SignalWatch = field(default_factory=lambda: signals.SignalWatch(()))
-    has_terminal: bool = False
-    # The size of the terminal's window.
-    window: Callable[[], WindowSize] = lambda: WindowSize(0, 0)
-    # Called once the command runs.
-    on_started: Callable[[], None] = lambda: None
 
 
 class Session:
@@ -95,7 +51,7 @@ class Session:
         protocol: SessionProtocol,
         command: Command,
         *,
-        stdin: Source,
+        stdin: Source | None,
         stdout: Sink,
         stderr: Sink,
         around: Surroundings,
@@ -103,13 +59,15 @@ class Session:
         self._channel = Channel(sock)
         self._protocol = protocol
         self._command = command
-        self._stdin: Source | None = stdin
+        self._stdin = stdin
         self._sinks: dict[int, Sink] = {STDOUT: stdout, STDERR: stderr}
         self._around = around
         self._watch = around.watch
         self._poller = Poller()
         self._code: int | None = None
         self._connected = True
+        # The keys that leave the session were typed.
+        self._left = False
         # Set when a second signal came: give up then, with this code.
         self._abort: tuple[float, int] | None = None
         self._first_signal: float | None = None
@@ -138,6 +96,11 @@ class Session:
             if ended is not None:
                 return ended
 
+    @property
+    def has_ended(self) -> bool:
+        """The command is known to have ended."""
+        return self._code is not None
+
     def _pending(self) -> bool:
         return any(sink.pending for sink in self._sinks.values())
 
@@ -155,7 +118,7 @@ class Session:
             self._read_stdin(stdin)
         if self._channel.pending:
             self._channel.flush()
-        return None
+        return 0 if self._left else None
 
     def _wait(self, stdin: Source | None) -> dict[int, Ready]:
         read = [self._around.signals.fd, self._watch.fd if self._watch else -1]
@@ -346,11 +309,16 @@ class Session:
                 else:
                     self._grace_end = 0.0
             case Started():
-                self._around.on_started()
+                self._around.on_started(event)
             case Failed():
-                raise failure_to_error(event, self._command, started=self._protocol.started)
+                raise self._failure(event)
             case _:
                 pass  # the end of one stream says nothing about the other
+
+    def _failure(self, failed: Failed) -> InnError:
+        if self._around.failure is not None:
+            return self._around.failure(failed)
+        return failure_to_error(failed, self._command, started=self._protocol.started)
 
     def _lose(self) -> None:
         """The connection is over without an exit code: let the watch say why."""
@@ -361,6 +329,10 @@ class Session:
 
     def _read_stdin(self, stdin: Source) -> None:
         data = stdin.read()
+        keys = self._around.keys
+        if data and keys is not None:
+            data = keys.feed(data) or None
+            self._left = keys.complete
         if data:
             self._channel.queue(self._protocol.stdin(data))
         elif data is not None:
@@ -379,8 +351,3 @@ class Discard:
 
     def flush(self, *, polled: bool) -> None:
         """Nothing waits."""
-
-
-def window_of(fd: int) -> WindowSize:
-    """The size of the terminal's window."""
-    return WindowSize(*terminal.window_size(fd))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from innkeeper.agent.loop import (
+from innkeeper.agent.loop import Session
+from innkeeper.agent.surroundings import (
     FORWARDED,
     OnWatch,
-    Session,
     Surroundings,
     TimeLimit,
     Watch,
@@ -112,16 +112,16 @@ def run_session(
         stack.callback(stdout.close)
         stderr = OutputStream(stdio.stderr, name="stderr")
         stack.callback(stderr.close)
-        around = _surroundings(watch_fd, on_watch, deadline, timeout_s)
+        around = surroundings(watch_fd, on_watch, deadline, timeout_s)
         around.signals = caught
         window = None
         if tty:
-            command = _with_terminal_type(command)
+            command = with_terminal_type(command)
             window = window_of(stdio.stdin)
             around.has_terminal = True
             around.window = lambda: window_of(stdio.stdin)
             if terminal.is_terminal(stdio.stdin):
-                around.on_started = lambda: stack.enter_context(terminal.raw_mode(stdio.stdin))
+                around.on_started = lambda _: stack.enter_context(terminal.raw_mode(stdio.stdin))
         protocol = SessionProtocol(command, window=window)
         session = Session(
             sock, protocol, command, stdin=stdin, stdout=stdout, stderr=stderr, around=around
@@ -129,16 +129,21 @@ def run_session(
         return session.run()
 
 
-def _surroundings(
-    watch_fd: int | None, on_watch: OnWatch, deadline: float | None, timeout_s: float | None
+def surroundings(
+    watch_fd: int | None,
+    on_watch: OnWatch,
+    deadline: float | None = None,
+    timeout_s: float | None = None,
 ) -> Surroundings:
+    """What may end a session, from the parameters of :func:`run_session`."""
     return Surroundings(
         watch=None if watch_fd is None else Watch(watch_fd, on_watch),
         limit=None if deadline is None else TimeLimit(deadline, timeout_s),
     )
 
 
-def _with_terminal_type(command: Command) -> Command:
+def with_terminal_type(command: Command) -> Command:
+    """The command with our terminal's TERM."""
     env = {"TERM": terminal.terminal_type(), **command.env}
     return msgspec.structs.replace(command, env=env)
 
@@ -203,7 +208,7 @@ def capture_session(
     """
     kept, complaints = Kept(max_bytes), Kept(max_bytes)
     with contextlib.ExitStack() as stack:
-        around = _surroundings(watch_fd, on_watch, deadline, timeout_s)
+        around = surroundings(watch_fd, on_watch, deadline, timeout_s)
         around.signals = stack.enter_context(signals.SignalWatch(FORWARDED))
         source: Source = Memory(stdin)
         if stdin_fd is not None:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from innkeeper.agent.loop import OnWatch, Session, Surroundings, Watch
+from innkeeper.agent.loop import Session
+from innkeeper.agent.surroundings import OnWatch, Surroundings, Watch
 from innkeeper.agent.text import clean_text
 from innkeeper.agent.unpack import Unpacker
 from innkeeper.agent.vsh import SessionProtocol

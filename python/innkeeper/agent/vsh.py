@@ -9,20 +9,21 @@ from the guest into events. Whatever the guest sends becomes an event or a
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 
 from innkeeper.agent.frames import (
     DATA_LIMIT,
-    SETUP_LIMIT,
     FrameDecoder,
     encode_frame,
 )
 from innkeeper.agent.pb import vsh_pb2
+from innkeeper.agent.setup import WindowSize, start_request
 from innkeeper.agent.text import clean_text
 from innkeeper.errors import (
     CommandNotExecutable,
@@ -30,42 +31,30 @@ from innkeeper.errors import (
     GuestError,
     InnError,
     ProtocolError,
-    UsageError,
 )
 from innkeeper.model.machine import Command
 
 STDOUT = 2
 STDERR = 3
-
-# The guest itself, in upstream's constants.
-VM_SHELL = "/vm_shell"
-
-# Numbers of Linux, which upstream's enumeration shares.
-_SIGNALS = {
-    1: vsh_pb2.SIGNAL_HUP,
-    2: vsh_pb2.SIGNAL_INT,
-    3: vsh_pb2.SIGNAL_QUIT,
-    15: vsh_pb2.SIGNAL_TERM,
-}
-
 FailedStep: TypeAlias = Literal["user", "workdir", "command", "other"]
 
-_PID_MAXIMUM = 1 << 22  # PID_MAX_LIMIT of Linux
-
-
-@dataclass(frozen=True)
-class WindowSize:
-    """Size of a terminal in characters."""
-
-    rows: int
-    cols: int
+PID_MAXIMUM = 1 << 22  # PID_MAX_LIMIT of Linux
+SESSION_ID = re.compile(r"[0-9a-zA-Z_-]{0,40}")
 
 
 @dataclass(frozen=True)
 class Started:
-    """The command runs."""
+    """The command runs.
+
+    :ivar session_id: by which it is found again; "" when it ends with its connection.
+    :ivar tty: the agent says that it has a terminal; kept sessions alone do.
+    :ivar dropped_bytes: of the earlier output of a kept session, what nobody saw.
+    """
 
     pid: int
+    session_id: str = ""
+    tty: bool = False
+    dropped_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,43 +124,36 @@ def stdin_frames(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _setup_request(command: Command, window: WindowSize | None) -> bytes:
-    values = (*command.argv, *command.env, *command.env.values())
-    if any("\0" in value for value in (*values, command.user or "", command.workdir or "")):
-        raise UsageError("a zero byte in the command, its environment, folder or user")
-    request = vsh_pb2.SetupConnectionRequest(target=VM_SHELL, nopty=window is None)
-    try:
-        request.argv.extend(command.argv)
-        for key, value in command.env.items():
-            request.env[key] = value
-        request.cwd = command.workdir or ""
-        request.user = command.user or ""
-        if window is not None:
-            request.window_rows = window.rows
-            request.window_cols = window.cols
-        payload = request.SerializeToString()
-    except (UnicodeError, ValueError, EncodeError) as exc:
-        raise UsageError(
-            "the command or its environment is not UTF-8, which the agent's protocol demands",
-            fix="pass such bytes through stdin",
-        ) from exc
-    if len(payload) > SETUP_LIMIT:
-        raise UsageError(
-            f"the command and its environment have {len(payload)} bytes; {SETUP_LIMIT} is the limit",
-            fix="pass long data through stdin",
-        )
-    return encode_frame(payload, max_bytes=SETUP_LIMIT)
+def read_answer(answer: vsh_pb2.SetupConnectionResponse) -> Started | Failed:
+    """What the agent answers to the first message.
+
+    :raise ProtocolError: it makes no sense.
+    """
+    if answer.status == vsh_pb2.FAILED:
+        number = answer.error_number if 0 < answer.error_number < 4096 else 0
+        step = _STEPS.get(answer.failed_step, "other") if answer.failed_step else None
+        return Failed(clean_text(answer.description), number, step)
+    if answer.status != vsh_pb2.READY:
+        raise nonsense(f"status {answer.status} in place of an answer to the setup")
+    if not 0 <= answer.pid <= PID_MAXIMUM:
+        raise nonsense(f"the process id {answer.pid}")
+    if not SESSION_ID.fullmatch(answer.session_id):
+        raise nonsense("a session id that is none")
+    return Started(answer.pid, answer.session_id, answer.tty, answer.dropped_bytes)
 
 
 class SessionProtocol:
     """Both directions of one session, from the host's side.
 
+    :param setup: the first frame, where it is another than to start `command`.
     :ivar started: the guest has said that the command runs.
     :ivar ended: an `Exited` or `Failed` came; later bytes are ignored.
     """
 
-    def __init__(self, command: Command, *, window: WindowSize | None = None) -> None:
-        self._setup = _setup_request(command, window)
+    def __init__(
+        self, command: Command, *, window: WindowSize | None = None, setup: bytes | None = None
+    ) -> None:
+        self._setup = start_request(command, window) if setup is None else setup
         self._decoder = FrameDecoder()
         self._eof_streams: set[int] = set()
         self.started = False
@@ -195,8 +177,8 @@ class SessionProtocol:
         return encode_frame(vsh_pb2.GuestMessage(resize_message=message).SerializeToString())
 
     def signal(self, number: int) -> bytes:
-        """The frame for a signal: one of HUP, INT, QUIT, TERM."""
-        message = vsh_pb2.GuestMessage(signal=_SIGNALS[number])
+        """The frame for a signal, by its number of Linux; upstream peers know four of them."""
+        message = vsh_pb2.GuestMessage(signal=number)  # type: ignore[arg-type]  # an open enum
         return encode_frame(message.SerializeToString())
 
     def receive(self, data: bytes) -> Iterator[Event]:
@@ -217,38 +199,31 @@ class SessionProtocol:
         try:
             answer = vsh_pb2.SetupConnectionResponse.FromString(payload)
         except DecodeError as exc:
-            raise _nonsense("an answer to the setup that cannot be read") from exc
-        if answer.status == vsh_pb2.FAILED:
-            self.ended = True
-            number = answer.error_number if 0 < answer.error_number < 4096 else 0
-            step = _STEPS.get(answer.failed_step, "other") if answer.failed_step else None
-            return Failed(clean_text(answer.description), number, step)
-        if answer.status != vsh_pb2.READY:
-            raise _nonsense(f"status {answer.status} in place of an answer to the setup")
-        if not 0 <= answer.pid <= _PID_MAXIMUM:
-            raise _nonsense(f"the process id {answer.pid}")
-        self.started = True
-        return Started(answer.pid)
+            raise nonsense("an answer to the setup that cannot be read") from exc
+        event = read_answer(answer)
+        self.ended = isinstance(event, Failed)
+        self.started = not self.ended
+        return event
 
     def _running(self, payload: bytes) -> Event | None:
         try:
             message = vsh_pb2.HostMessage.FromString(payload)
         except DecodeError as exc:
-            raise _nonsense("a message that cannot be read") from exc
+            raise nonsense("a message that cannot be read") from exc
         kind = message.WhichOneof("msg")
         if kind == "data_message":
             return self._data(message.data_message)
         if kind == "status_message":
             return self._status(message.status_message)
-        raise _nonsense("a message of no known kind")
+        raise nonsense("a message of no known kind")
 
     def _data(self, message: vsh_pb2.DataMessage) -> Event | None:
         stream, data = message.stream, message.data
         if stream not in (STDOUT, STDERR):
-            raise _nonsense(f"data for stream {stream}")
+            raise nonsense(f"data for stream {stream}")
         if stream in self._eof_streams:
             if data:
-                raise _nonsense(f"data for stream {stream} after its end")
+                raise nonsense(f"data for stream {stream} after its end")
             return None
         if data:
             return Output(stream, data)
@@ -260,16 +235,17 @@ class SessionProtocol:
             return None  # says nothing new
         if message.status == vsh_pb2.EXITED:
             if not 0 <= message.code <= 255:
-                raise _nonsense(f"the exit code {message.code}")
+                raise nonsense(f"the exit code {message.code}")
             self.ended = True
             return Exited(message.code)
         if message.status == vsh_pb2.FAILED:
             self.ended = True
             return Failed(clean_text(message.description))
-        raise _nonsense(f"the status {message.status}")
+        raise nonsense(f"the status {message.status}")
 
 
-def _nonsense(what: str) -> ProtocolError:
+def nonsense(what: str) -> ProtocolError:
+    """The error for an agent that breaks the protocol."""
     return ProtocolError(f"the guest's agent sent {what}", stage="session")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
+from innkeeper.agent.attach import KeptSession
 from innkeeper.api.completed import CompletedExec
 from innkeeper.api.files import (
     PULL_LIMIT_BYTES,
@@ -139,6 +140,20 @@ class AsyncMachine:
 
         return Opening(make, AsyncGuestProcess.close)
 
+    async def sessions(self) -> tuple[KeptSession, ...]:
+        """The sessions that outlive their connections, as :meth:`Machine.sessions`."""
+        return await in_thread(self.sync.sessions)
+
+    def attach(self, session_id: str) -> Opening[AsyncGuestProcess]:
+        """Go on with a kept session, as :meth:`Machine.attach`; used as :meth:`popen`."""
+
+        async def make() -> AsyncGuestProcess:
+            return AsyncGuestProcess(
+                await in_thread(lambda: self.sync.attach(session_id), discard=GuestProcess.close)
+            )
+
+        return Opening(make, AsyncGuestProcess.close)
+
     def forward(
         self,
         guest_port: int,
@@ -210,6 +225,10 @@ class AsyncMachine:
     async def resume(self) -> None:
         """Let a paused guest go on."""
         await in_thread(self.sync.resume)
+
+    async def set_memory(self, memory: str | int, *, timeout_s: float = 30.0) -> int:
+        """Change the memory of the running guest, as :meth:`Machine.set_memory`."""
+        return await in_thread(lambda: self.sync.set_memory(memory, timeout_s=timeout_s))
 
     async def wait_for(self, condition: Condition, *, timeout_s: float | None = None) -> Record:
         """Wait for a condition, as :meth:`Machine.wait_for`; cancelled, it gives up at once."""
@@ -287,6 +306,11 @@ class AsyncGuestProcess:
         return self.sync.pid
 
     @property
+    def session_id(self) -> str:
+        """By which a kept session is found again; else ""."""
+        return self.sync.session_id
+
+    @property
     def returncode(self) -> int | None:
         """The exit code; None while it runs."""
         return self.sync.returncode
@@ -328,8 +352,12 @@ class AsyncGuestProcess:
         """Send a signal to it and what it started."""
         await in_thread(lambda: self.sync.send_signal(number))
 
+    async def detach(self) -> None:
+        """Leave a kept session to the guest, as :meth:`GuestProcess.detach`."""
+        await in_thread(self.sync.detach)
+
     async def close(self) -> None:
-        """End it if it runs, and release everything. Idempotent."""
+        """End it if it runs and is not kept, and release everything. Idempotent."""
         await in_thread(self.sync.close)
 
     async def __aenter__(self) -> Self:

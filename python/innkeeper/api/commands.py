@@ -9,13 +9,15 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack, overload
 
+from innkeeper.agent.attach import KeptSession, list_kept
 from innkeeper.agent.connect import connect_port
-from innkeeper.agent.loop import TimeLimit
 from innkeeper.agent.session import Kept, Memory
+from innkeeper.agent.setup import Keep, attach_request, start_request
+from innkeeper.agent.surroundings import TimeLimit
 from innkeeper.api.attached import Attached
 from innkeeper.api.completed import CompletedExec
 from innkeeper.api.forward import Forward
-from innkeeper.api.process import GuestProcess
+from innkeeper.api.process import WINDOW, GuestProcess
 from innkeeper.api.session import Remote, RemoteSession
 from innkeeper.api.settings import CommandOptions, ExecOptions, PopenOptions
 from innkeeper.errors import GuestError, GuestLost, InnError, UsageError, error_from_dict
@@ -82,6 +84,30 @@ class Commands:
         """
         return self._popen(argv, **options)
 
+    def sessions(self) -> tuple[KeptSession, ...]:
+        """The sessions that outlive their connections, oldest first.
+
+        :raise GuestError: the machine does not run.
+        """
+        with self.connect(SHELL_PORT) as sock:
+            return list_kept(sock)
+
+    def attach(self, session_id: str) -> GuestProcess:
+        """Go on with a kept session: the end of its output comes first, at most 256 KiB.
+
+        Whoever was attached before is detached.
+
+        :raise GuestError: there is no such session, or the machine does not run.
+        """
+        return GuestProcess(
+            self.connect(SHELL_PORT),
+            Command(),
+            tty=False,
+            explain=self._explain,
+            kill=self._kill,
+            setup=attach_request(session_id, None),
+        )
+
     def connect(self, port: int, *, timeout_s: float = CONNECT_LIMIT_S) -> StreamSocket:
         """A stream socket to a vsock port of the guest; the caller closes it.
 
@@ -138,16 +164,19 @@ class Commands:
         argv: Sequence[str],
         *,
         tty: bool = False,
+        detach: bool = False,
         keep_stderr_bytes: int | None = None,
         **options: Unpack[CommandOptions],
     ) -> GuestProcess:
+        command = make_command(argv, **options)
         return GuestProcess(
             self.connect(SHELL_PORT),
-            make_command(argv, **options),
+            command,
             tty=tty,
             explain=self._explain,
             kill=self._kill,
             keep_stderr_bytes=keep_stderr_bytes,
+            setup=start_request(command, WINDOW if tty else None, Keep()) if detach else None,
         )
 
     def _exec(

@@ -37,6 +37,7 @@ from innkeeper.keeper.machines import (
     pause_machine,
     remove_machine,
     resume_machine,
+    set_memory,
     start_machine,
     stop_machine,
     wait_for_state,
@@ -44,6 +45,7 @@ from innkeeper.keeper.machines import (
 from innkeeper.keeper.messages import Event, Ready, StageDone, StateChanged
 from innkeeper.keeper.prepare import RunRequest
 from innkeeper.model.record import Record, State
+from innkeeper.model.sizes import parse_size
 from innkeeper.registry.layout import Layout, LogFolder, host_layout
 from innkeeper.registry.machines import create_machine, known_names, load_machine, read_record
 from innkeeper.registry.names import ephemeral_name
@@ -271,6 +273,18 @@ class Machine(Commands):
         :raise GuestError: it does not run.
         """
         resume_machine(self._layout, self.name)
+
+    def set_memory(self, memory: str | int, *, timeout_s: float = 30.0) -> int:
+        """Change the memory of the running guest until it ends; returns its bytes then.
+
+        The guest gives the rest back to the host, or takes it again.
+
+        :param memory: as "256M", or in bytes: at most what it was started with.
+        :raise UsageError: it cannot have so much, or so little.
+        :raise TimedOut: it did not get there in time; it goes on trying.
+        :raise GuestError: it does not run.
+        """
+        return set_memory(self._layout, self.name, parse_size(str(memory)), timeout_s=timeout_s)
 
     def wait_for(self, condition: Condition, *, timeout_s: float | None = None) -> Record:
         """Wait until the guest is ready, or has ended; returns its record then.

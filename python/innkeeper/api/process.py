@@ -16,16 +16,16 @@ from collections.abc import Callable
 from typing import BinaryIO, Self
 
 from innkeeper.agent.session import Kept
-from innkeeper.agent.vsh import WindowSize
+from innkeeper.agent.setup import WindowSize
 from innkeeper.api.session import DIRECT_SIGNALS, HUNG_UP, Remote, RemoteSession
-from innkeeper.errors import GuestError, GuestLost, InnError, TimedOut
+from innkeeper.errors import GuestError, GuestLost, InnError, TimedOut, UsageError
 from innkeeper.model.machine import Command
 from innkeeper.system.pump import InputStream, OutputStream, Sink
 from innkeeper.system.sockets import StreamSocket, stream_pair
 
 _TERMINATE = 15
 _KILL = 9
-_WINDOW = WindowSize(rows=24, cols=80)
+WINDOW = WindowSize(rows=24, cols=80)
 
 Explain = Callable[[GuestLost], InnError]
 Kill = Callable[[int, int], None]
@@ -35,7 +35,13 @@ class _Work:
     """What the thread works on, and what it leaves behind."""
 
     def __init__(
-        self, sock: StreamSocket, command: Command, *, tty: bool, keep_stderr_bytes: int | None
+        self,
+        sock: StreamSocket,
+        command: Command,
+        *,
+        tty: bool,
+        keep_stderr_bytes: int | None,
+        setup: bytes | None,
     ) -> None:
         self.remote = Remote()
         self.error: InnError | None = None
@@ -64,7 +70,8 @@ class _Work:
             stdout=self._streams[1],
             stderr=complaints,
             remote=self.remote,
-            window=_WINDOW if tty else None,
+            window=WINDOW if tty else None,
+            setup=setup,
         )
         self.session.running = self.begun
         self.session.exited = self.ended
@@ -106,10 +113,12 @@ class GuestProcess:
     that nobody reads from waits once some hundred KiB are on the way.
 
     As a context manager: closes the streams at the end and waits for the
-    command; after an exception the command is ended.
+    command; after an exception the command is ended. A kept session's command
+    is never ended by closing: it runs on detached.
 
     :ivar args: its argv.
     :ivar pid: its process id in the guest.
+    :ivar session_id: by which :meth:`Machine.attach` finds a kept session; else "".
     :ivar stdin: what it reads; close it to end it.
     :ivar stdout: what it writes.
     :ivar stderr: what it complains of; with a terminal, all is in `stdout`.
@@ -124,12 +133,15 @@ class GuestProcess:
         explain: Explain,
         kill: Kill,
         keep_stderr_bytes: int | None = None,
+        setup: bytes | None = None,
     ) -> None:
         self.args = command.argv
         self._explain = explain
         self._kill = kill
         try:
-            self._work = work = _Work(sock, command, tty=tty, keep_stderr_bytes=keep_stderr_bytes)
+            self._work = work = _Work(
+                sock, command, tty=tty, keep_stderr_bytes=keep_stderr_bytes, setup=setup
+            )
         except BaseException:
             sock.close()
             raise
@@ -146,6 +158,7 @@ class GuestProcess:
             work.close_ours()
             raise
         self.pid = work.session.pid
+        self.session_id = work.session.session_id
         self.stdin: BinaryIO = _stream(work.stdin_end, "wb")
         self.stdout: BinaryIO = _stream(work.stdout_end, "rb")
         self.stderr: BinaryIO = _stream(work.stderr_end, "rb")
@@ -252,8 +265,19 @@ class GuestProcess:
         """Close the connection: the agent sends SIGHUP, and SIGKILL soon after. Idempotent."""
         self._work.remote.hang_up()
 
+    def detach(self) -> None:
+        """Leave a kept session to the guest and release everything here.
+
+        :raise UsageError: it is none: its command would be ended.
+        """
+        if not self.session_id:
+            raise UsageError(
+                f"{self!r} ends with its connection", stage="session", fix="popen(..., detach=True)"
+            )
+        self.close()
+
     def close(self) -> None:
-        """End the command if it runs, close the streams, wait for the thread. Idempotent."""
+        """End the command if it runs and is not kept, close the streams, wait for the thread. Idempotent."""
         self._work.remote.hang_up()
         self._thread.join()
         self._close_streams()

@@ -11,8 +11,11 @@ import contextlib
 import threading
 from typing import Self
 
-from innkeeper.agent.loop import Session, Surroundings, TimeLimit
-from innkeeper.agent.vsh import Event, Exited, SessionProtocol, Started, WindowSize
+from innkeeper.agent.attach import attach_failure
+from innkeeper.agent.loop import Session
+from innkeeper.agent.setup import WindowSize
+from innkeeper.agent.surroundings import Surroundings, TimeLimit
+from innkeeper.agent.vsh import Event, Exited, SessionProtocol, Started
 from innkeeper.model.machine import Command
 from innkeeper.system.pump import Sink, Source
 from innkeeper.system.signals import SignalWatch
@@ -80,6 +83,7 @@ class RemoteSession(Session):
     """A session whose signals come from a :class:`Remote`.
 
     :ivar pid: the command's process id in the guest, once it runs.
+    :ivar session_id: of a kept session, once it runs.
     :ivar running: set once the command runs.
     :ivar exited: set, after `code`, once the command has ended.
     """
@@ -95,13 +99,16 @@ class RemoteSession(Session):
         remote: Remote | None = None,
         limit: TimeLimit | None = None,
         window: WindowSize | None = None,
+        setup: bytes | None = None,
     ) -> None:
         around = Surroundings(limit=limit)
+        if setup is not None and not command.argv:
+            around.failure = attach_failure
         if remote is not None:
             around.signals = remote
         super().__init__(
             sock,
-            SessionProtocol(command, window=window),
+            SessionProtocol(command, window=window, setup=setup),
             command,
             stdin=stdin,
             stdout=stdout,
@@ -109,6 +116,7 @@ class RemoteSession(Session):
             around=around,
         )
         self.pid = 0
+        self.session_id = ""
         self.code: int | None = None
         self.running = threading.Event()
         self.exited = threading.Event()
@@ -124,7 +132,7 @@ class RemoteSession(Session):
     def _handle(self, event: Event) -> None:
         super()._handle(event)
         if isinstance(event, Started):
-            self.pid = event.pid
+            self.pid, self.session_id = event.pid, event.session_id
             self.running.set()
         elif isinstance(event, Exited):
             self.code = event.code

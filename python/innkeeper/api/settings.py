@@ -100,9 +100,12 @@ class PopenOptions(CommandOptions, total=False):
     """Keywords of `popen`.
 
     :ivar tty: give the command a terminal of 24 lines; stderr then comes with stdout.
+    :ivar detach: keep its session when this process goes away; `detach()` leaves
+        it, and `Machine.attach` goes on with it by its `session_id`.
     """
 
     tty: bool
+    detach: bool
 
 
 class ExecOptions(CommandOptions, total=False):

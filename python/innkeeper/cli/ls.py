@@ -8,7 +8,7 @@ import time
 import click
 import msgspec
 
-from innkeeper.cli.output import FORMAT, print_json
+from innkeeper.cli.output import FORMAT, ago, columns, print_json
 from innkeeper.errors import UnknownName
 from innkeeper.model.machine import Machine
 from innkeeper.model.record import LIVE_STATES, Record
@@ -87,7 +87,7 @@ def _table(rows: list[dict[str, object]], *, sizes: bool) -> list[str]:
             (
                 str(row["name"]),
                 str(row["state"]),
-                _ago(row.get("changed_at"), now),
+                ago(row.get("changed_at"), now),
                 str(row.get("cpus", "")),
                 format_size(memory) if isinstance(memory, int) else "",
                 *((format_size(size),) if isinstance(size, int) else ()),
@@ -95,18 +95,7 @@ def _table(rows: list[dict[str, object]], *, sizes: bool) -> list[str]:
                 str(row.get("reason", "")),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-
-
-def _ago(changed_at: object, now: float) -> str:
-    if not isinstance(changed_at, float):
-        return ""
-    seconds = max(0, int(now - changed_at))
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
+    return columns(lines)
 
 
 @click.command()
@@ -132,9 +121,15 @@ def inspect(name: str, output_format: str) -> None:
         click.echo("\n".join(_lines(record, machine, layout)))
 
 
+def _memory_now(record: Record) -> list[str]:
+    if record.memory_bytes is None:
+        return []
+    return [f"  memory now {format_size(record.memory_bytes)}"]
+
+
 def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]:
     told = f" ({record.reason})" if record.reason else ""
-    lines = [f"{record.name}: {record.state} for {_ago(record.changed_at, time.time())}{told}"]
+    lines = [f"{record.name}: {record.state} for {ago(record.changed_at, time.time())}{told}"]
     if machine is not None:
         lines += [
             f"  image      {machine.image}",
@@ -146,6 +141,7 @@ def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]
         ]
     if record.state in LIVE_STATES:
         lines += [
+            *_memory_now(record),
             f"  processes  keeper {record.keeper_pid}, QEMU {record.qemu_pid}",
             f"  doors      {layout.guest(record.name).vsock}",
         ]

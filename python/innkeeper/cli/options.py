@@ -150,6 +150,21 @@ TTY = click.option(
     help="A pseudo-terminal for the command. [default: where stdin and stdout are terminals]",
 )
 
+WORKDIR_OF = click.option(
+    "--workdir-of",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Start in the folder that this process of the guest is in; `inn sessions` shows pids.",
+)
+
+DETACH_KEYS = click.option(
+    "--detach-keys",
+    default="ctrl-],d",
+    show_default=True,
+    metavar="KEYS",
+    help='Keys that leave the session running, such as ctrl-p,ctrl-q; "" for none.',
+)
+
 
 def _put(options: Sequence[Any], function: F) -> F:
     for option in reversed(options):
@@ -231,11 +246,14 @@ def build_command(values: dict[str, Any]) -> Command:
     :raise UsageError: a variable is none.
     """
     argv = tuple(values["command"])
+    if values["workdir"] is not None and values.get("workdir_of") is not None:
+        raise UsageError("--workdir and --workdir-of together", fix="give one of them")
     return Command(
         # `inn exec NAME -- COMMAND`: what stands after NAME is not parsed.
         argv=argv[1:] if argv[:1] == ("--",) else argv,
         env=dict(_variable(text) for text in values["env"]),
         workdir=values["workdir"],
+        workdir_of=values.get("workdir_of"),
         user=values["user"],
     )
 

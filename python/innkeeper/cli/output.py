@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -89,3 +89,20 @@ def render_timings(rows: Iterable[tuple[str, float, int]]) -> str:
         for name, seconds, depth in rows
     ]
     return "\n".join(lines)
+
+
+def columns(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """The lines of a table, each column as wide as its widest text."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+def ago(since: object, now: float) -> str:
+    """How long ago a time was, for people; "" for what is none."""
+    if not isinstance(since, float):
+        return ""
+    seconds = max(0, int(now - since))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -32,7 +32,7 @@ from innkeeper.system.sockets import StreamSocket, connect_unix, wait_readable
 _CONNECT_LIMIT_S = 5.0
 
 
-def ask_keeper(layout: Layout, name: str, operation: Operation, *, timeout_s: float) -> None:
+def ask_keeper(layout: Layout, name: str, operation: Operation, *, timeout_s: float) -> Answer:
     """Have the keeper of a running guest do something, and wait until it is done.
 
     :raise GuestError: there is no keeper, or it went away.
@@ -45,6 +45,7 @@ def ask_keeper(layout: Layout, name: str, operation: Operation, *, timeout_s: fl
         raise GuestError(f"the keeper of {name!r} went away", stage="keeper")
     if isinstance(answer, Refused):
         raise error_from_dict(answer.error)
+    return answer
 
 
 def watch_states(layout: Layout, name: str, *, deadline: float | None) -> Iterator[StateChanged]:

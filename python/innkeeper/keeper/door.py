@@ -35,8 +35,8 @@ _WATCH_QUEUE = 256
 class Door:
     """Serves operations on a bound and listening socket, which it then owns.
 
-    :param carry_out: does an operation and returns when it is done; raises
-        `InnError` where it cannot be.
+    :param carry_out: does an operation and returns when it is done, perhaps with an
+        answer of its own; raises `InnError` where it cannot be.
     :param present: the state to tell a new watcher.
     :param audience: where those who attach to the console go; ended by :meth:`close`.
     """
@@ -45,7 +45,7 @@ class Door:
         self,
         sock: StreamSocket,
         *,
-        carry_out: Callable[[Operation], Awaitable[None]],
+        carry_out: Callable[[Operation], Awaitable[Answer | None]],
         present: Callable[[], StateChanged],
         audience: Audience,
     ) -> None:
@@ -109,13 +109,13 @@ class Door:
                 await _answer(writer, Done())
                 await self._audience.attend(reader, writer, read_only=operation.read_only)
                 return
-            await self._carry_out(operation)
+            answer = await self._carry_out(operation)
         except InnError as error:
             await _answer(writer, Refused(error.as_dict()))
         except ValueError as exc:  # also msgspec's, and a line that is too long
             await _answer(writer, Refused(ProtocolError(f"no operation: {exc}").as_dict()))
         else:
-            await _answer(writer, Done())
+            await _answer(writer, answer or Done())
 
     async def _watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         queue: asyncio.Queue[StateChanged] = asyncio.Queue(_WATCH_QUEUE)

@@ -23,13 +23,14 @@ _INITRAMFS = re.compile(
     re.IGNORECASE,
 )
 _NO_ROOT = re.compile(r"Unable to mount root fs|No working init found|No init found")
+_WHEN = {"run": "while it ran", "stop": "while it was stopped"}
 _INIT_DIED = re.compile(r"Attempted to kill init")
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of a guest that ended or did not get ready.
 
-    :ivar stage: the stage it was in; "run" after it was ready.
+    :ivar stage: the stage it was in; "run" after it was ready, "stop" after that was asked.
     :ivar code: QEMU's return code (-N after signal N), None while it runs.
     :ivar shutdown: QMP's reason for the guest's end, if it said one.
     :ivar panic: the kernel's panic line, if there was one.
@@ -45,8 +46,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain_end(seen: Observation) -> InnError:
     """The error for a guest that ended unasked."""
-    kind = GuestLost if seen.stage == "run" else BootFailed
-    when = "while it ran" if seen.stage == "run" else "before it was ready"
+    when = _WHEN.get(seen.stage, "before it was ready")
+    kind = GuestLost if seen.stage in _WHEN else BootFailed
     if seen.panic is not None:
         return _explain_panic(seen, kind)
     if _MEMORY.search("\n".join(seen.stderr)):

@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from innkeeper.errors import InnError, UsageError
+from innkeeper.hypervisors.qemu.balloon import bounded_size, set_balloon
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.control import Control
 from innkeeper.keeper.door import Door
@@ -31,13 +32,16 @@ from innkeeper.keeper.failure import explain_agent_loss, explain_end
 from innkeeper.keeper.guest import PANIC_GRACE_S, Guest, Start, StopAskedError, StopRequest
 from innkeeper.keeper.logs import KeeperLog
 from innkeeper.keeper.messages import (
+    Answer,
     Ended,
     Failed,
+    MemoryChanged,
     Operation,
     Pause,
     Ready,
     Reason,
     Resume,
+    SetMemory,
     StageDone,
     StateChanged,
     Stop,
@@ -45,7 +49,7 @@ from innkeeper.keeper.messages import (
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.keeper.policy import STABLE_S, restart_delay_s
 from innkeeper.keeper.stop import climb
-from innkeeper.model.record import Record, State
+from innkeeper.model.record import LIVE_STATES, Record, State
 from innkeeper.registry.machines import write_record
 from innkeeper.registry.names import Claim, claim
 from innkeeper.system.descriptors import silence_output
@@ -169,22 +173,26 @@ class Lifecycle:
                 self._guest = guest
                 self._was_ready = True
                 self.peak_kib = (memory_pss_bytes(os.getpid()) or 0) // 1024
-                self._enter("running", guest=report.guest)
+                guest.qemu.on_memory = self._note_memory
+                self._enter(
+                    "running",
+                    guest=report.guest,
+                    memory_bytes=self._plan.machine.memory_bytes,
+                )
                 self._control.send(
                     Ready(self._plan.machine.name, report.guest, warnings=report.warnings)
                 )
-                reason = await self._hold(guest)
+                reason, told = await self._hold(guest)
         except StopAskedError:
             self._enter("stopped", reason="stopped while it started", qemu_pid=None)
             return "stopped"
         finally:
             self._guest = None
-        told = "" if reason == "stopped" else f"the guest {reason.replace('-', ' ')}"
         self._enter("stopped", reason=told, qemu_pid=None)
         return reason
 
-    async def _hold(self, guest: Guest) -> Reason:
-        """Keep a running guest; returns why it ended where that was wanted.
+    async def _hold(self, guest: Guest) -> tuple[Reason, str]:
+        """Keep a running guest; returns why it ended where that was wanted, and in words.
 
         :raise GuestLost: it ended otherwise.
         """
@@ -195,22 +203,27 @@ class Lifecycle:
         }
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
-            await self._stop(guest, stop.result())
-            return "stopped"
+            return "stopped", await self._stop(guest, stop.result())
         # An agent that goes away is most often the first sign of a guest that ends.
         await asyncio.wait({guest.exited}, timeout=PANIC_GRACE_S)
         seen = await guest.observe("run")
         orderly = seen.panic is None and seen.code == 0
         if orderly and (self._plan.wait == "none" or not self._plan.attached):
-            return "powered-off" if seen.shutdown == "guest-shutdown" else "rebooted"
+            if seen.shutdown == "guest-shutdown":
+                return "powered-off", "the guest powered off"
+            return "rebooted", "the guest rebooted"
         if seen.code is None and seen.panic is None:
             raise explain_agent_loss(seen)
         raise explain_end(seen)
 
-    async def _stop(self, guest: Guest, request: StopRequest) -> None:
+    async def _stop(self, guest: Guest, request: StopRequest) -> str:
+        """Climb the ladder; returns how the guest ended, where that was no rung."""
         self._enter("stopping")
-        rung = await climb(guest, request)
+        rung, fault = await climb(guest, request)
+        if fault is not None:
+            self._write(error=fault.as_dict())
         self._write(rung=rung)
+        return fault.brief if fault is not None else ""
 
     async def _comes_again(self, failure: InnError | None) -> bool:
         """Wait as the restart policy says; False for no further life."""
@@ -230,25 +243,49 @@ class Lifecycle:
         self._audience.tell("the guest starts again")
         return True
 
-    async def _carry_out(self, operation: Operation) -> None:
+    async def _carry_out(self, operation: Operation) -> Answer | None:
         if isinstance(operation, Stop):
             orderly = operation.timeout_s > 0
             request = StopRequest(orderly=orderly, timeout_s=operation.timeout_s)
             self._control.ask_stop(request)
             await self._ended.wait()
-            return
+            return None
         guest = self._guest
         if guest is None:
             raise UsageError(
                 f"the guest {self._record.name!r} is {self._record.state}, not running",
                 stage="keeper",
             )
+        if isinstance(operation, SetMemory):
+            return MemoryChanged(await self._set_memory(guest, operation))
         if isinstance(operation, Pause) and not guest.paused:
             await guest.pause()
             self._enter("paused")
         elif isinstance(operation, Resume) and guest.paused:
             await guest.resume()
             self._enter("running", reason="resumed")
+        return None
+
+    async def _set_memory(self, guest: Guest, operation: SetMemory) -> int:
+        if guest.paused:
+            raise UsageError(
+                f"the guest {self._record.name!r} is paused",
+                stage="memory",
+                fix=f"`inn resume {self._record.name}`",
+            )
+        size = await set_balloon(
+            guest.qemu,
+            operation.memory_bytes,
+            started_bytes=self._plan.machine.memory_bytes,
+            limit_s=operation.timeout_s,
+        )
+        self._note_memory(size)
+        return size
+
+    def _note_memory(self, actual: object) -> None:
+        size = bounded_size(actual, self._plan.machine.memory_bytes)
+        if size != self._record.memory_bytes:
+            self._write(memory_bytes=size)
 
     def _present(self) -> StateChanged:
         record = self._record
@@ -260,6 +297,8 @@ class Lifecycle:
 
     def _enter(self, state: State, *, reason: str = "", **values: Any) -> None:
         """Write a new state to the disk, then tell everybody."""
+        if state not in LIVE_STATES:
+            values["memory_bytes"] = None
         self._write(state=state, reason=reason, changed_at=time.time(), **values)
         self._control.send(self._present())
         if self._door is not None:
@@ -268,5 +307,5 @@ class Lifecycle:
     def _write(self, **values: Any) -> None:
         self._record = msgspec.structs.replace(self._record, **values)
         self._held.write_state(self._record)
-        if "state" in values or "rung" in values:
+        if values.keys() & {"state", "rung", "memory_bytes"}:
             write_record(self._plan.layout, self._record)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from innkeeper.errors import GuestError, NameInUse, TimedOut
 from innkeeper.keeper.client import ask_keeper, watch_states
-from innkeeper.keeper.messages import Event, Pause, Resume, Stop
+from innkeeper.keeper.messages import Event, MemoryChanged, Pause, Resume, SetMemory, Stop
 from innkeeper.keeper.prepare import RunRequest, prepare_run
 from innkeeper.keeper.starter import started, wait_ready
-from innkeeper.model.machine import Wait
+from innkeeper.model.machine import Machine, Wait
 from innkeeper.model.record import LIVE_STATES, Record, State
+from innkeeper.model.toml import change_machine as changed
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import (
     delete_machine,
     guest_lives,
     load_machine,
     read_record,
+    replace_machine,
 )
 from innkeeper.registry.names import remove_dead
 
@@ -83,6 +86,7 @@ def stop_machine(layout: Layout, name: str, *, timeout_s: float) -> bool:
         # It ended in the meantime, which is what was asked for.
         if guest_lives(layout, name):
             raise
+        remove_dead(layout, name)
     return True
 
 
@@ -102,6 +106,34 @@ def resume_machine(layout: Layout, name: str) -> None:
     """
     require_running(layout, name)
     ask_keeper(layout, name, Resume(), timeout_s=_ANSWER_LIMIT_S)
+
+
+def set_memory(layout: Layout, name: str, memory_bytes: int, *, timeout_s: float) -> int:
+    """Change the memory of a running guest, until it ends; returns what it has then.
+
+    :param memory_bytes: at most what it was started with.
+    :raise UsageError: it cannot have so much, or so little.
+    :raise TimedOut: the guest did not get there in time; it goes on trying.
+    :raise GuestError: it does not run.
+    """
+    require_running(layout, name)
+    answer = ask_keeper(
+        layout, name, SetMemory(memory_bytes, timeout_s), timeout_s=timeout_s + _ANSWER_LIMIT_S
+    )
+    assert isinstance(answer, MemoryChanged)
+    return answer.memory_bytes
+
+
+def change_machine(layout: Layout, name: str, table: dict[str, Any], *, source: str) -> Machine:
+    """Store other settings of a machine; its next start has them.
+
+    :param table: keys and values as in a machine file.
+    :raise UnknownName: there is no such machine.
+    :raise UsageError: a setting makes no sense.
+    """
+    machine = changed(load_machine(layout, name), table, source=source)
+    replace_machine(layout, machine)
+    return machine
 
 
 def remove_machine(layout: Layout, name: str, *, force: bool) -> bool:

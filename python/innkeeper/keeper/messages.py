@@ -8,8 +8,8 @@
     starter ──Detach (the guest stays) │ Stop │ closes──>
     starter <─Ended────────────────────────────
 
-    anybody ──Stop │ Pause │ Resume │ Watch │ Attach──> keeper.sock
-    anybody <─Done │ Refused │ StateChanged*──
+    anybody ──Stop │ Pause │ Resume │ SetMemory │ Watch │ Attach──> keeper.sock
+    anybody <─Done │ Refused │ MemoryChanged │ StateChanged*──
     anybody <─Done, then the console's bytes as they are, both ways── (after Attach)
 """
 
@@ -82,6 +82,12 @@ class Refused(msgspec.Struct, frozen=True, tag_field="event", tag="refused"):
     error: dict[str, Any]
 
 
+class MemoryChanged(msgspec.Struct, frozen=True, tag_field="event", tag="memory"):
+    """The guest's memory is as it was asked for."""
+
+    memory_bytes: int
+
+
 class Stop(msgspec.Struct, frozen=True, tag_field="op", tag="stop"):
     """End the guest: answered when everything is torn down.
 
@@ -103,6 +109,17 @@ class Resume(msgspec.Struct, frozen=True, tag_field="op", tag="resume"):
     """Let them go on, and set the guest's clock."""
 
 
+class SetMemory(msgspec.Struct, frozen=True, tag_field="op", tag="set-memory"):
+    """Have the guest give memory back, or take it again; answered with `MemoryChanged`.
+
+    :ivar memory_bytes: at most what it was started with.
+    :ivar timeout_s: for the guest to get there.
+    """
+
+    memory_bytes: int
+    timeout_s: float
+
+
 class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
     """Answered with the present state and every later one, until the guest ends."""
 
@@ -122,10 +139,10 @@ class Attach(msgspec.Struct, frozen=True, tag_field="op", tag="attach"):
 Event = StageDone | StateChanged | Ready | Failed | Ended
 """What a keeper says to its starter."""
 
-Answer = Done | Refused | StateChanged
+Answer = Done | Refused | StateChanged | MemoryChanged
 """What a keeper says on its own socket."""
 
-Operation = Stop | Pause | Resume | Watch | Attach
+Operation = Stop | Pause | Resume | SetMemory | Watch | Attach
 """What may be asked of a keeper on its own socket."""
 
 # The longest line either side accepts; a plan or an error with evidence is far smaller.

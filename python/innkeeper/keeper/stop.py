@@ -12,12 +12,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from innkeeper.errors import InnError
+from innkeeper.keeper.failure import explain_end
 from innkeeper.keeper.guest import Guest, StopRequest
 from innkeeper.model.record import Rung
 
 
-async def climb(guest: Guest, request: StopRequest) -> Rung:
-    """End a guest's QEMU; returns the rung that ended it. The caller reaps."""
+async def climb(guest: Guest, request: StopRequest) -> tuple[Rung | None, InnError | None]:
+    """End a guest's QEMU; the caller reaps.
+
+    :return: the rung that ended it; or None, and how the guest ended while a rung waited.
+    """
     short_s = max(0.5, request.timeout_s / 10)
     rungs: tuple[tuple[Rung, Callable[[], bool], float], ...] = (
         ("agent", guest.announce.ask_shutdown, request.timeout_s),
@@ -30,8 +35,11 @@ async def climb(guest: Guest, request: StopRequest) -> Rung:
                 continue
             await asyncio.wait({guest.exited}, timeout=limit_s)
             if guest.exited.done():
-                return rung
-    return "kill"
+                seen = await guest.observe("stop")
+                if seen.code == 0 and seen.panic is None:
+                    return rung, None
+                return None, explain_end(seen)
+    return "kill", None
 
 
 def _press(guest: Guest) -> bool:

@@ -106,10 +106,12 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar argv: empty means the user's login shell.
     :ivar env: variables over the agent's base environment.
     :ivar workdir: folder to start in; None is the user's home or `/`.
+    :ivar workdir_of: start where this process of the guest is, in place of `workdir`.
     :ivar user: name or "uid[:gid]"; None is root.
     """
 
     argv: tuple[str, ...] = ()
     env: dict[str, str] = {}
     workdir: str | None = None
+    workdir_of: int | None = None
     user: str | None = None

@@ -25,6 +25,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     :ivar stages: the stages of the last start with their seconds, in order.
     :ivar guest: measurements of the guest's own side of it, in seconds.
     :ivar rung: what ended the guest the last time.
+    :ivar memory_bytes: the memory that a live guest has now, as it says itself.
     :ivar starts: how often it was started; `restarts`, how often by its policy.
     """
 
@@ -40,6 +41,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     keeper_pid: int | None = None
     qemu_pid: int | None = None
     guest_cid: int | None = None
+    memory_bytes: int | None = None
     starts: int = 0
     restarts: int = 0
 
@@ -48,6 +50,20 @@ def true_record(record: Record, *, keeper_lives: bool) -> Record:
     """The record as it must be read: a live state without a keeper is a failure."""
     if keeper_lives or record.state not in LIVE_STATES:
         return record
+    error = {
+        "kind": "KeeperLost",
+        "brief": f"the keeper of {record.name!r} died",
+        "stage": record.state,
+        "evidence": [f"the last that keeper {record.keeper_pid} recorded is {record.state!r}"],
+        "fix": f"`inn start {record.name}`",
+        "exit_code": 125,
+    }
     return msgspec.structs.replace(
-        record, state="failed", reason="its keeper died", keeper_pid=None, qemu_pid=None
+        record,
+        state="failed",
+        reason="its keeper died",
+        error=error,
+        keeper_pid=None,
+        qemu_pid=None,
+        memory_bytes=None,
     )

@@ -62,8 +62,21 @@ def machine_schema() -> dict[str, Any]:
     }
 
 
-def machine_from_table(table: dict[str, Any], *, source: str, name: str | None = None) -> Machine:
-    """The machine in a decoded table; as :func:`parse_machine`."""
+def change_machine(machine: Machine, table: dict[str, Any], *, source: str) -> Machine:
+    """The machine with the values of a table in place of its own.
+
+    :raise UsageError: as :func:`parse_machine`.
+    """
+    return machine_from_table(table, source=source, name=machine.name, base=machine)
+
+
+def machine_from_table(
+    table: dict[str, Any], *, source: str, name: str | None = None, base: Machine | None = None
+) -> Machine:
+    """The machine in a decoded table; as :func:`parse_machine`.
+
+    :param base: whose settings count where the table has none.
+    """
     for key in table:
         if key not in KEYS:
             raise UnknownName(f"key in {source}:", key, KEYS, stage="machine file")
@@ -75,7 +88,9 @@ def machine_from_table(table: dict[str, Any], *, source: str, name: str | None =
     if "memory" in values:
         values["memory_bytes"] = parse_size(str(values.pop("memory")))
     try:
-        values["ports"] = tuple(parse_port(str(port)) for port in values.get("ports", ()))
-        return msgspec.convert(values, Machine)
+        if "ports" in values:
+            values["ports"] = tuple(parse_port(str(port)) for port in values["ports"])
+        defaults = {} if base is None else msgspec.structs.asdict(base)
+        return msgspec.convert({**defaults, **values}, Machine)
     except (msgspec.ValidationError, TypeError) as exc:
         raise UsageError(f"{source}: {exc}", stage="machine file") from exc

@@ -49,6 +49,16 @@ def create_machine(layout: Layout, machine: Machine) -> None:
             )
 
 
+def replace_machine(layout: Layout, machine: Machine) -> None:
+    """Change a machine's definition as a whole; its next start follows it.
+
+    :raise UnknownName: there is none with this name.
+    :raise HostError: it cannot be written.
+    """
+    load_machine(layout, machine.name)
+    write_atomic(layout.machine(machine.name).definition, msgspec.json.encode(machine))
+
+
 def load_machine(layout: Layout, name: str) -> Machine:
     """The definition of a machine.
 

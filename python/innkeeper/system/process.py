@@ -30,6 +30,11 @@ _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TERM", "TMPDIR", "
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+# Children that were left to themselves and not reaped yet: a program that starts
+# guests for weeks would else collect a zombie with each.
+_left: list[int] = []
+
+
 def base_environment() -> dict[str, str]:
     """The part of our environment that every child gets."""
     return {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
@@ -95,7 +100,8 @@ class Child:
             self._popen.send_signal(number)
 
     def leave(self) -> None:
-        """Let the child live on without us; it is not reaped, and not ours any more."""
+        """Let the child live on without us; the next :func:`spawn` after its end reaps it."""
+        _left.append(self.pid)
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -150,6 +156,7 @@ def spawn(
     :raise MissingProgram: the program does not exist.
     :raise HostError: it could not be started.
     """
+    _reap_left()
     null = subprocess.DEVNULL
     try:
         popen = subprocess.Popen(
@@ -171,6 +178,16 @@ def spawn(
     if popen.stderr is not None:
         os.set_blocking(popen.stderr.fileno(), False)
     return Child(popen, name)
+
+
+def _reap_left() -> None:
+    for pid in tuple(_left):
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            ended = True  # in a forked child, or somebody else reaped it
+        if ended:
+            _left.remove(pid)
 
 
 @dataclass(frozen=True)

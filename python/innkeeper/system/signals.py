@@ -14,6 +14,8 @@ HANGUP = int(signal.SIGHUP)
 INTERRUPT = int(signal.SIGINT)
 QUIT = int(signal.SIGQUIT)
 TERMINATE = int(signal.SIGTERM)
+USER_1 = int(signal.SIGUSR1)
+USER_2 = int(signal.SIGUSR2)
 BROKEN_PIPE = int(signal.SIGPIPE)
 WINDOW_CHANGE = int(signal.SIGWINCH)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from innkeeper.agent.frames import FrameDecoder, encode_frame
 from innkeeper.agent.pb import vsh_pb2
+from innkeeper.agent.setup import WindowSize
 from innkeeper.agent.vsh import (
     STDERR,
     STDOUT,
@@ -22,7 +23,6 @@ from innkeeper.agent.vsh import (
     Output,
     SessionProtocol,
     Started,
-    WindowSize,
     failure_to_error,
 )
 from innkeeper.errors import (

@@ -11,7 +11,15 @@ from pathlib import Path
 from innkeeper.errors import GuestError
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.door import Door
-from innkeeper.keeper.messages import Operation, Pause, StateChanged, Stop
+from innkeeper.keeper.messages import (
+    Answer,
+    MemoryChanged,
+    Operation,
+    Pause,
+    SetMemory,
+    StateChanged,
+    Stop,
+)
 from innkeeper.system.sockets import listen_unix
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -26,11 +34,14 @@ def with_door(
     async def run() -> None:
         done: list[Operation] = []
 
-        async def carry_out(operation: Operation) -> None:
+        async def carry_out(operation: Operation) -> Answer | None:
             await asyncio.sleep(0)
             if isinstance(operation, Pause):
                 raise GuestError("it does not run")
             done.append(operation)
+            if isinstance(operation, SetMemory):
+                return MemoryChanged(operation.memory_bytes)
+            return None
 
         door = Door(
             listen_unix(path),
@@ -70,6 +81,8 @@ def test_an_operation_is_answered_when_it_is_done(tmp_path: Path) -> None:
     ) -> None:
         assert await ask(connect, b'{"op": "stop", "timeout_s": 3}\n') == {"event": "done"}
         assert done == [Stop(3.0)]
+        asked = b'{"op": "set-memory", "memory_bytes": 7, "timeout_s": 1}\n'
+        assert await ask(connect, asked) == {"event": "memory", "memory_bytes": 7}
         refused = await ask(connect, b'{"op": "pause"}\n')
         assert refused["event"] == "refused"
         assert "it does not run" in str(refused["error"])

@@ -8,7 +8,7 @@ import pytest
 from innkeeper.errors import UnknownName, UsageError
 from innkeeper.model.machine import Machine
 from innkeeper.model.sizes import GIB
-from innkeeper.model.toml import KEYS, machine_schema, parse_machine
+from innkeeper.model.toml import KEYS, change_machine, machine_schema, parse_machine
 
 
 def test_a_machine_file() -> None:
@@ -46,6 +46,18 @@ def test_a_machine_file() -> None:
 def test_what_makes_no_sense_is_refused(text: str, brief: str) -> None:
     with pytest.raises(UsageError, match=brief):
         parse_machine(text, source="web.toml")
+
+
+def test_a_change_keeps_what_it_does_not_name() -> None:
+    base = parse_machine(
+        'name = "x"\nnetwork = "user"\nports = ["80:80"]\nmemory = "1G"', source="x.toml"
+    )
+    changed = change_machine(base, {"cpus": 2, "ports": ["81:80"]}, source="options")
+    assert (changed.cpus, changed.memory_bytes, changed.network) == (2, GIB, "user")
+    assert [port.host_port for port in changed.ports] == [81]
+    assert change_machine(base, {"memory": "2G"}, source="options").ports == base.ports
+    with pytest.raises(UsageError, match="published ports need a network"):
+        change_machine(base, {"network": "none"}, source="options")
 
 
 def test_an_unknown_key_is_answered_with_the_nearest() -> None:

@@ -60,6 +60,8 @@ def test_the_plan_of_the_default_machine(machine: Machine, image: Image, host: H
         "socket,id=vsock,fd=<fd:vsock>",
         "-device",
         "vhost-user-vsock-device,chardev=vsock",
+        "-device",
+        "virtio-balloon-device,id=balloon,deflate-on-oom=on,free-page-reporting=on",
         "-kernel",
         "/images/tiny/kernel",
         "-initrd",
@@ -100,7 +102,10 @@ def test_without_microvm_devices_are_on_pci(
     qemu = msgspec.structs.replace(host.qemu, machines=("q35",))
     plan = plan_qemu(machine, image, msgspec.structs.replace(host, qemu=qemu))
     assert option(plan, "-machine") == ["q35,smm=off,vmport=off,usb=off,memory-backend=mem"]
-    assert option(plan, "-device") == ["vhost-user-vsock-pci,chardev=vsock"]
+    assert option(plan, "-device") == [
+        "vhost-user-vsock-pci,chardev=vsock",
+        "virtio-balloon-pci,id=balloon,deflate-on-oom=on,free-page-reporting=on",
+    ]
     assert "inn.modules=virtio_pci,vmw_vsock_virtio_transport" in plan.cmdline
 
 

@@ -12,6 +12,7 @@ use inn_wire::vsh::{
 use prost::Message;
 use tokio::time::timeout;
 
+use crate::process::reaper::Exit;
 use crate::stream::Stream;
 
 /// Bytes asked of the kernel at once.
@@ -123,6 +124,15 @@ pub fn status_frame(status: ConnectionStatus, description: String, code: i32) ->
         description,
         code,
     }))
+}
+
+/// How a process ended, as a frame.
+pub fn exit_frame(exit: Exit) -> Vec<u8> {
+    let description = match exit {
+        Exit::Code(_) => String::new(),
+        Exit::Signal(number) => format!("killed by signal {number}"),
+    };
+    status_frame(ConnectionStatus::Exited, description, exit.shell_code())
 }
 
 fn frame(message: host_message::Msg) -> Vec<u8> {

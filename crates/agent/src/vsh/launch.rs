@@ -95,6 +95,8 @@ pub struct Launched {
     pub child: Child,
     /// Its input and output.
     pub ends: Ends,
+    /// Login name of its user.
+    pub user: String,
 }
 
 /// Starts what the request asks for. Blocks.
@@ -107,6 +109,7 @@ pub fn launch(request: SetupConnectionRequest, reaper: &Reaper) -> Result<Launch
     let programs = env.candidates(&command);
     let cwd = working_dirs(&request.cwd, request.cwd_pid, &account);
     let owner = is_switch.then_some(account.identity.uid);
+    let user = account.name;
     let (stdio, ends) = if request.nopty {
         pipes().map_err(Refusal::system)?
     } else {
@@ -124,7 +127,7 @@ pub fn launch(request: SetupConnectionRequest, reaper: &Reaper) -> Result<Launch
     let child = reaper
         .start(|| spawn(plan))
         .map_err(|error| explain(error, &programs, &cwd))?;
-    Ok(Launched { child, ends })
+    Ok(Launched { child, ends, user })
 }
 
 fn check_target(target: &str) -> Result<(), Refusal> {

@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One shell session, from its first message to its goodbye.
+//! One connection to the shell port, from its first message to its goodbye,
+//! and the session that lives and ends with it.
 
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_wire::frame::{DATA_LIMIT, MESSAGE_LIMIT, encode};
+use inn_wire::frame::{MESSAGE_LIMIT, encode};
 use inn_wire::vsh::{
-    ConnectionStatus, GuestMessage, SetupConnectionRequest, SetupConnectionResponse, StdioStream,
-    guest_message::Msg,
+    ConnectionStatus, SetupConnectionRequest, SetupConnectionResponse, StdioStream,
 };
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::channel::{ReceiveError, Receiver, data_frames, end_frame, status_frame};
-use super::launch::{Ends, Launched, Refusal, launch};
-use super::stdin::{self, Queue};
+use super::attach;
+use super::channel::{ReceiveError, Receiver, data_frames, end_frame, exit_frame, status_frame};
+use super::kept::{Label, Registry};
+use super::launch::{Launched, Refusal, launch};
+use super::plumbing::{BATCH_SIZE, Controls, Outputs, Plumbing};
 use crate::agent::Agent;
 use crate::process::output::Output;
-use crate::process::pty;
-use crate::process::reaper::{Child, Exit, Reaper};
+use crate::process::reaper::{Child, Reaper};
 use crate::stream::Stream;
 
 /// How long a connection may stay without its first message.
@@ -32,18 +32,12 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between SIGHUP and SIGKILL after the connection was lost.
 const HANGUP_GRACE: Duration = Duration::from_secs(2);
 
-/// How often a full input queue asks whether the peer is still there.
-const STALL_CHECK: Duration = Duration::from_millis(500);
-
 /// How long a peer that sent garbage may take to read why we leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Batches of output on their way to the connection. Together with the batch
 /// size this bounds what a peer that does not read costs.
 const BATCHES: usize = 4;
-
-/// Bytes of output read at once: a whole number of full messages.
-const BATCH_SIZE: usize = 8 * DATA_LIMIT;
 
 /// Says that there is no room for one more session.
 pub async fn turn_away(stream: Stream, limit: usize) {
@@ -53,28 +47,79 @@ pub async fn turn_away(stream: Stream, limit: usize) {
 }
 
 /// Serves one connection.
-pub async fn run(stream: Stream, agent: &Agent) {
+pub async fn run(stream: Stream, agent: &Agent, registry: &Arc<Registry>) {
     let _mark = agent.session();
     let mut receiver = Receiver::new();
-    let request = match timeout(SETUP_TIMEOUT, receiver.receive(&stream)).await {
-        Ok(Ok(request)) => request,
-        Ok(Err(ReceiveError::Closed)) => return,
-        Ok(Err(ReceiveError::Frame(error))) => {
-            let description = format!("no setup request: {error}");
-            let refusal = Refusal::other(description, Errno::EBADMSG);
-            return refuse(&stream, &mut receiver, &refusal).await;
-        }
-        Err(_) => return,
-    };
+    let request: SetupConnectionRequest =
+        match timeout(SETUP_TIMEOUT, receiver.receive(&stream)).await {
+            Ok(Ok(request)) => request,
+            Ok(Err(ReceiveError::Closed)) => return,
+            Ok(Err(ReceiveError::Frame(error))) => {
+                let description = format!("no setup request: {error}");
+                let refusal = Refusal::other(description, Errno::EBADMSG);
+                return refuse(&stream, &mut receiver, &refusal).await;
+            }
+            Err(_) => return,
+        };
     receiver.after_setup();
-    let launched = match start(request, agent).await {
-        Ok(launched) => launched,
-        Err(refusal) => return refuse(&stream, &mut receiver, &refusal).await,
+    let served = if request.list_sessions {
+        attach::list(&stream, &mut receiver, registry).await;
+        Ok(())
+    } else if !request.attach.is_empty() {
+        attach::attach(&stream, &mut receiver, &request, registry).await
+    } else if request.detachable || request.detached {
+        start_kept(&stream, &mut receiver, request, agent, registry).await
+    } else {
+        start_bound(&stream, &mut receiver, request, agent).await
     };
+    if let Err(refusal) = served {
+        refuse(&stream, &mut receiver, &refusal).await;
+    }
+}
+
+/// A session that ends with its connection.
+async fn start_bound(
+    stream: &Stream,
+    receiver: &mut Receiver,
+    request: SetupConnectionRequest,
+    agent: &Agent,
+) -> Result<(), Refusal> {
+    let launched = start(request, agent).await?;
     let mut child = launched.child.clone();
-    if converse(&stream, &mut receiver, launched, &agent.reaper).await == Ending::Lost {
+    if converse(stream, receiver, launched, &agent.reaper).await == Ending::Lost {
         hang_up(&mut child, &agent.reaper).await;
     }
+    Ok(())
+}
+
+/// A session that outlives its connection.
+async fn start_kept(
+    stream: &Stream,
+    receiver: &mut Receiver,
+    request: SetupConnectionRequest,
+    agent: &Agent,
+    registry: &Arc<Registry>,
+) -> Result<(), Refusal> {
+    registry.make_room()?;
+    let (is_detached, no_stdin) = (request.detached, request.no_stdin);
+    let argv = request.argv.clone();
+    let launched = start(request, agent).await?;
+    let mut child = launched.child.clone();
+    let user = launched.user.clone();
+    let Ok(plumbing) = Plumbing::new(launched, agent.reaper.clone()) else {
+        hang_up(&mut child, &agent.reaper).await;
+        return Err(Refusal::other("no streams for the process", Errno::EMFILE));
+    };
+    if no_stdin {
+        plumbing.controls.end_input().await;
+    }
+    let kept = registry.keep(Label { user, argv }, plumbing);
+    if is_detached {
+        attach::introduce(stream, receiver, &kept).await;
+    } else {
+        attach::serve(stream, receiver, &kept).await;
+    }
+    Ok(())
 }
 
 /// Starts the process on a thread that may block: its program or folder may
@@ -98,13 +143,15 @@ async fn refuse(stream: &Stream, receiver: &mut Receiver, refusal: &Refusal) {
         pid: 0,
         error_number: refusal.errno as i32,
         failed_step: refusal.step.into(),
+        ..Default::default()
     };
     if respond(stream, &response).await.is_ok() {
         receiver.say_goodbye(stream).await;
     }
 }
 
-async fn respond(stream: &Stream, response: &SetupConnectionResponse) -> io::Result<()> {
+/// Sends the answer to the first message.
+pub async fn respond(stream: &Stream, response: &SetupConnectionResponse) -> io::Result<()> {
     let frame = encode(response, MESSAGE_LIMIT)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     stream.write_all(&frame).await
@@ -147,7 +194,7 @@ async fn converse(
         let (frames, queued) = mpsc::channel(BATCHES);
         let last_words = frames.clone();
         let mut writer = pin!(write_frames(stream, queued));
-        let mut peer = pin!(obey(stream, receiver, controls));
+        let mut peer = pin!(obey(stream, receiver, Some(&controls)));
         tokio::select! {
             () = report(outputs, child, frames) => {
                 // Everything is queued. A slow reader gets all the time it
@@ -189,65 +236,6 @@ async fn hang_up(child: &mut Child, reaper: &Reaper) {
     }
 }
 
-/// The streams of a session and who uses which.
-struct Plumbing {
-    outputs: Outputs,
-    controls: Controls,
-    child: Child,
-    feeder: AbortOnDrop,
-}
-
-enum Outputs {
-    Terminal(Arc<Stream>),
-    Pipes { stdout: Stream, stderr: Stream },
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Plumbing {
-    fn new(launched: Launched, reaper: Reaper) -> io::Result<Self> {
-        let Launched { child, ends } = launched;
-        let (queue, feed) = stdin::queue();
-        let (outputs, terminal, feeder) = match ends {
-            Ends::Terminal(master) => {
-                let master = Arc::new(Stream::new(master)?);
-                let feeder = tokio::spawn(feed.into_terminal(Arc::clone(&master)));
-                (Outputs::Terminal(Arc::clone(&master)), Some(master), feeder)
-            }
-            Ends::Pipes {
-                stdin,
-                stdout,
-                stderr,
-            } => {
-                let feeder = tokio::spawn(feed.into_pipe(Stream::new(stdin)?));
-                let outputs = Outputs::Pipes {
-                    stdout: Stream::new(stdout)?,
-                    stderr: Stream::new(stderr)?,
-                };
-                (outputs, None, feeder)
-            }
-        };
-        let controls = Controls {
-            queue,
-            terminal,
-            pid: child.pid,
-            reaper,
-        };
-        Ok(Self {
-            outputs,
-            controls,
-            child,
-            feeder: AbortOnDrop(feeder),
-        })
-    }
-}
-
 async fn write_frames(stream: &Stream, mut queued: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
     while let Some(frames) = queued.recv().await {
         stream.write_all(&frames).await?;
@@ -271,13 +259,7 @@ async fn report(outputs: Outputs, mut child: Child, frames: mpsc::Sender<Vec<u8>
             );
         }
     }
-    let exit = child.exited().await;
-    let description = match exit {
-        Exit::Code(_) => String::new(),
-        Exit::Signal(number) => format!("killed by signal {number}"),
-    };
-    let frame = status_frame(ConnectionStatus::Exited, description, exit.shell_code());
-    let _ = frames.send(frame).await;
+    let _ = frames.send(exit_frame(child.exited().await)).await;
 }
 
 async fn pump(kind: StdioStream, source: &Stream, child: Child, frames: &mpsc::Sender<Vec<u8>>) {
@@ -297,67 +279,21 @@ async fn pump(kind: StdioStream, source: &Stream, child: Child, frames: &mpsc::S
 
 /// Does what the peer says until it stops making sense, or leaves. A peer that
 /// closes only its sending side has left: the end of input has its own message.
-async fn obey(stream: &Stream, receiver: &mut Receiver, controls: Controls) -> ReceiveError {
+pub async fn obey(
+    stream: &Stream,
+    receiver: &mut Receiver,
+    controls: Option<&Controls>,
+) -> ReceiveError {
     loop {
-        let message: GuestMessage = match receiver.receive(stream).await {
+        let message = match receiver.receive(stream).await {
             Ok(message) => message,
             Err(error) => return error,
         };
-        if let Err(error) = controls.apply(message, stream).await {
-            return error;
-        }
-    }
-}
-
-/// What messages act on.
-struct Controls {
-    queue: Queue,
-    terminal: Option<Arc<Stream>>,
-    pid: nix::unistd::Pid,
-    reaper: Reaper,
-}
-
-impl Controls {
-    async fn apply(&self, message: GuestMessage, stream: &Stream) -> Result<(), ReceiveError> {
-        match message.msg {
-            Some(Msg::DataMessage(data)) if data.stream() == StdioStream::StdinStream => {
-                self.input(data.data, stream).await?;
+        // Without a process, messages have no meaning any more.
+        if let Some(controls) = controls {
+            if let Err(error) = controls.apply(message, stream).await {
+                return error;
             }
-            Some(Msg::ResizeMessage(size)) => {
-                if let Some(terminal) = &self.terminal {
-                    let _ = pty::resize(terminal, size.rows, size.cols);
-                }
-            }
-            Some(Msg::Signal(number)) => self.signal(number),
-            // Messages from a newer peer, or without meaning in this direction.
-            Some(Msg::DataMessage(_) | Msg::StatusMessage(_)) | None => {}
-        }
-        Ok(())
-    }
-
-    /// Queues input. While the queue is full the connection is not read, so
-    /// that the peer's leaving has to be noticed otherwise.
-    async fn input(&self, data: bytes::Bytes, stream: &Stream) -> Result<(), ReceiveError> {
-        let mut push = pin!(self.queue.push(data));
-        while timeout(STALL_CHECK, &mut push).await.is_err() {
-            if stream.peer_finished() {
-                return Err(ReceiveError::Closed);
-            }
-        }
-        Ok(())
-    }
-
-    fn signal(&self, number: i32) {
-        // Upstream names four; every number the kernel knows is as good.
-        let Ok(signal) = Signal::try_from(number) else {
-            return;
-        };
-        let foreground = match &self.terminal {
-            Some(terminal) => pty::signal_foreground(terminal, signal).is_ok(),
-            None => false,
-        };
-        if !foreground {
-            self.reaper.signal_group(self.pid, signal);
         }
     }
 }

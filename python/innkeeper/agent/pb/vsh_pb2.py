@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinnkeeper/agent/pb/vsh.proto\x12\x0cvm_tools.vsh\"\x94\x02\n\x16SetupConnectionRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12:\n\x03\x65nv\x18\x03 \x03(\x0b\x32-.vm_tools.vsh.SetupConnectionRequest.EnvEntry\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\t\x12\x0c\n\x04\x61rgv\x18\x05 \x03(\t\x12\x13\n\x0bwindow_rows\x18\x06 \x01(\x05\x12\x13\n\x0bwindow_cols\x18\x07 \x01(\x05\x12\r\n\x05nopty\x18\x08 \x01(\x08\x12\x0b\n\x03\x63wd\x18\t \x01(\t\x12\x0f\n\x07\x63wd_pid\x18\n \x01(\x05\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x01\n\x17SetupConnectionResponse\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vm_tools.vsh.ConnectionStatus\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x14\n\x0c\x65rror_number\x18\x64 \x01(\x05\x12-\n\x0b\x66\x61iled_step\x18\x65 \x01(\x0e\x32\x18.vm_tools.vsh.FailedStep\"\xee\x01\n\x0cGuestMessage\x12\x31\n\x0c\x64\x61ta_message\x18\x01 \x01(\x0b\x32\x19.vm_tools.vsh.DataMessageH\x00\x12?\n\x0estatus_message\x18\x02 \x01(\x0b\x32%.vm_tools.vsh.ConnectionStatusMessageH\x00\x12;\n\x0eresize_message\x18\x03 \x01(\x0b\x32!.vm_tools.vsh.WindowResizeMessageH\x00\x12&\n\x06signal\x18\x04 \x01(\x0e\x32\x14.vm_tools.vsh.SignalH\x00\x42\x05\n\x03msg\"\x88\x01\n\x0bHostMessage\x12\x31\n\x0c\x64\x61ta_message\x18\x01 \x01(\x0b\x32\x19.vm_tools.vsh.DataMessageH\x00\x12?\n\x0estatus_message\x18\x02 \x01(\x0b\x32%.vm_tools.vsh.ConnectionStatusMessageH\x00\x42\x05\n\x03msg\"F\n\x0b\x44\x61taMessage\x12)\n\x06stream\x18\x01 \x01(\x0e\x32\x19.vm_tools.vsh.StdioStream\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"l\n\x17\x43onnectionStatusMessage\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vm_tools.vsh.ConnectionStatus\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x11\"1\n\x13WindowResizeMessage\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0c\n\x04\x63ols\x18\x02 \x01(\x05*\x81\x01\n\nFailedStep\x12\x14\n\x10\x46\x41ILED_STEP_NONE\x10\x00\x12\x14\n\x10\x46\x41ILED_STEP_USER\x10\x01\x12\x17\n\x13\x46\x41ILED_STEP_WORKDIR\x10\x02\x12\x17\n\x13\x46\x41ILED_STEP_COMMAND\x10\x03\x12\x15\n\x11\x46\x41ILED_STEP_OTHER\x10\x04*B\n\x10\x43onnectionStatus\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05READY\x10\x01\x12\n\n\x06\x45XITED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03*Y\n\x0bStdioStream\x12\x12\n\x0eINVALID_STREAM\x10\x00\x12\x10\n\x0cSTDIN_STREAM\x10\x01\x12\x11\n\rSTDOUT_STREAM\x10\x02\x12\x11\n\rSTDERR_STREAM\x10\x03*[\n\x06Signal\x12\x0f\n\x0bSIGNAL_NONE\x10\x00\x12\x0e\n\nSIGNAL_HUP\x10\x01\x12\x0e\n\nSIGNAL_INT\x10\x02\x12\x0f\n\x0bSIGNAL_QUIT\x10\x03\x12\x0f\n\x0bSIGNAL_TERM\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinnkeeper/agent/pb/vsh.proto\x12\x0cvm_tools.vsh\"\xf3\x02\n\x16SetupConnectionRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12:\n\x03\x65nv\x18\x03 \x03(\x0b\x32-.vm_tools.vsh.SetupConnectionRequest.EnvEntry\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\t\x12\x0c\n\x04\x61rgv\x18\x05 \x03(\t\x12\x13\n\x0bwindow_rows\x18\x06 \x01(\x05\x12\x13\n\x0bwindow_cols\x18\x07 \x01(\x05\x12\r\n\x05nopty\x18\x08 \x01(\x08\x12\x0b\n\x03\x63wd\x18\t \x01(\t\x12\x0f\n\x07\x63wd_pid\x18\n \x01(\x05\x12\x12\n\ndetachable\x18\x64 \x01(\x08\x12\x10\n\x08\x64\x65tached\x18\x65 \x01(\x08\x12\x10\n\x08no_stdin\x18\x66 \x01(\x08\x12\x0e\n\x06\x61ttach\x18g \x01(\t\x12\x15\n\rlist_sessions\x18h \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x02\n\x17SetupConnectionResponse\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vm_tools.vsh.ConnectionStatus\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x14\n\x0c\x65rror_number\x18\x64 \x01(\x05\x12-\n\x0b\x66\x61iled_step\x18\x65 \x01(\x0e\x32\x18.vm_tools.vsh.FailedStep\x12\x12\n\nsession_id\x18\x66 \x01(\t\x12\x0b\n\x03tty\x18g \x01(\x08\x12\x15\n\rdropped_bytes\x18h \x01(\x04\x12+\n\x08sessions\x18i \x03(\x0b\x32\x19.vm_tools.vsh.KeptSession\"\x8e\x01\n\x0bKeptSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0c\n\x04user\x18\x03 \x01(\t\x12\x0c\n\x04\x61rgv\x18\x04 \x03(\t\x12\x0b\n\x03tty\x18\x05 \x01(\x08\x12\x10\n\x08\x61ttached\x18\x06 \x01(\x08\x12\x0e\n\x06\x61ge_ms\x18\x07 \x01(\x04\x12\r\n\x05\x65nded\x18\x08 \x01(\x08\x12\x0c\n\x04\x63ode\x18\t \x01(\x11\"\xee\x01\n\x0cGuestMessage\x12\x31\n\x0c\x64\x61ta_message\x18\x01 \x01(\x0b\x32\x19.vm_tools.vsh.DataMessageH\x00\x12?\n\x0estatus_message\x18\x02 \x01(\x0b\x32%.vm_tools.vsh.ConnectionStatusMessageH\x00\x12;\n\x0eresize_message\x18\x03 \x01(\x0b\x32!.vm_tools.vsh.WindowResizeMessageH\x00\x12&\n\x06signal\x18\x04 \x01(\x0e\x32\x14.vm_tools.vsh.SignalH\x00\x42\x05\n\x03msg\"\x88\x01\n\x0bHostMessage\x12\x31\n\x0c\x64\x61ta_message\x18\x01 \x01(\x0b\x32\x19.vm_tools.vsh.DataMessageH\x00\x12?\n\x0estatus_message\x18\x02 \x01(\x0b\x32%.vm_tools.vsh.ConnectionStatusMessageH\x00\x42\x05\n\x03msg\"F\n\x0b\x44\x61taMessage\x12)\n\x06stream\x18\x01 \x01(\x0e\x32\x19.vm_tools.vsh.StdioStream\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"l\n\x17\x43onnectionStatusMessage\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vm_tools.vsh.ConnectionStatus\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x11\"1\n\x13WindowResizeMessage\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0c\n\x04\x63ols\x18\x02 \x01(\x05*\x81\x01\n\nFailedStep\x12\x14\n\x10\x46\x41ILED_STEP_NONE\x10\x00\x12\x14\n\x10\x46\x41ILED_STEP_USER\x10\x01\x12\x17\n\x13\x46\x41ILED_STEP_WORKDIR\x10\x02\x12\x17\n\x13\x46\x41ILED_STEP_COMMAND\x10\x03\x12\x15\n\x11\x46\x41ILED_STEP_OTHER\x10\x04*B\n\x10\x43onnectionStatus\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05READY\x10\x01\x12\n\n\x06\x45XITED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03*Y\n\x0bStdioStream\x12\x12\n\x0eINVALID_STREAM\x10\x00\x12\x10\n\x0cSTDIN_STREAM\x10\x01\x12\x11\n\rSTDOUT_STREAM\x10\x02\x12\x11\n\rSTDERR_STREAM\x10\x03*[\n\x06Signal\x12\x0f\n\x0bSIGNAL_NONE\x10\x00\x12\x0e\n\nSIGNAL_HUP\x10\x01\x12\x0e\n\nSIGNAL_INT\x10\x02\x12\x0f\n\x0bSIGNAL_QUIT\x10\x03\x12\x0f\n\x0bSIGNAL_TERM\x10\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,28 +33,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SETUPCONNECTIONREQUEST_ENVENTRY']._loaded_options = None
   _globals['_SETUPCONNECTIONREQUEST_ENVENTRY']._serialized_options = b'8\001'
-  _globals['_FAILEDSTEP']._serialized_start=1118
-  _globals['_FAILEDSTEP']._serialized_end=1247
-  _globals['_CONNECTIONSTATUS']._serialized_start=1249
-  _globals['_CONNECTIONSTATUS']._serialized_end=1315
-  _globals['_STDIOSTREAM']._serialized_start=1317
-  _globals['_STDIOSTREAM']._serialized_end=1406
-  _globals['_SIGNAL']._serialized_start=1408
-  _globals['_SIGNAL']._serialized_end=1499
+  _globals['_FAILEDSTEP']._serialized_start=1459
+  _globals['_FAILEDSTEP']._serialized_end=1588
+  _globals['_CONNECTIONSTATUS']._serialized_start=1590
+  _globals['_CONNECTIONSTATUS']._serialized_end=1656
+  _globals['_STDIOSTREAM']._serialized_start=1658
+  _globals['_STDIOSTREAM']._serialized_end=1747
+  _globals['_SIGNAL']._serialized_start=1749
+  _globals['_SIGNAL']._serialized_end=1840
   _globals['_SETUPCONNECTIONREQUEST']._serialized_start=47
-  _globals['_SETUPCONNECTIONREQUEST']._serialized_end=323
-  _globals['_SETUPCONNECTIONREQUEST_ENVENTRY']._serialized_start=281
-  _globals['_SETUPCONNECTIONREQUEST_ENVENTRY']._serialized_end=323
-  _globals['_SETUPCONNECTIONRESPONSE']._serialized_start=326
-  _globals['_SETUPCONNECTIONRESPONSE']._serialized_end=502
-  _globals['_GUESTMESSAGE']._serialized_start=505
-  _globals['_GUESTMESSAGE']._serialized_end=743
-  _globals['_HOSTMESSAGE']._serialized_start=746
-  _globals['_HOSTMESSAGE']._serialized_end=882
-  _globals['_DATAMESSAGE']._serialized_start=884
-  _globals['_DATAMESSAGE']._serialized_end=954
-  _globals['_CONNECTIONSTATUSMESSAGE']._serialized_start=956
-  _globals['_CONNECTIONSTATUSMESSAGE']._serialized_end=1064
-  _globals['_WINDOWRESIZEMESSAGE']._serialized_start=1066
-  _globals['_WINDOWRESIZEMESSAGE']._serialized_end=1115
+  _globals['_SETUPCONNECTIONREQUEST']._serialized_end=418
+  _globals['_SETUPCONNECTIONREQUEST_ENVENTRY']._serialized_start=376
+  _globals['_SETUPCONNECTIONREQUEST_ENVENTRY']._serialized_end=418
+  _globals['_SETUPCONNECTIONRESPONSE']._serialized_start=421
+  _globals['_SETUPCONNECTIONRESPONSE']._serialized_end=698
+  _globals['_KEPTSESSION']._serialized_start=701
+  _globals['_KEPTSESSION']._serialized_end=843
+  _globals['_GUESTMESSAGE']._serialized_start=846
+  _globals['_GUESTMESSAGE']._serialized_end=1084
+  _globals['_HOSTMESSAGE']._serialized_start=1087
+  _globals['_HOSTMESSAGE']._serialized_end=1223
+  _globals['_DATAMESSAGE']._serialized_start=1225
+  _globals['_DATAMESSAGE']._serialized_end=1295
+  _globals['_CONNECTIONSTATUSMESSAGE']._serialized_start=1297
+  _globals['_CONNECTIONSTATUSMESSAGE']._serialized_end=1405
+  _globals['_WINDOWRESIZEMESSAGE']._serialized_start=1407
+  _globals['_WINDOWRESIZEMESSAGE']._serialized_end=1456
 # @@protoc_insertion_point(module_scope)

@@ -148,6 +148,11 @@ class SetupConnectionRequest(_message.Message):
     NOPTY_FIELD_NUMBER: _builtins.int
     CWD_FIELD_NUMBER: _builtins.int
     CWD_PID_FIELD_NUMBER: _builtins.int
+    DETACHABLE_FIELD_NUMBER: _builtins.int
+    DETACHED_FIELD_NUMBER: _builtins.int
+    NO_STDIN_FIELD_NUMBER: _builtins.int
+    ATTACH_FIELD_NUMBER: _builtins.int
+    LIST_SESSIONS_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """"/vm_shell" (or empty) is the guest itself; other names are containers."""
     user: _builtins.str
@@ -161,6 +166,22 @@ class SetupConnectionRequest(_message.Message):
     cwd: _builtins.str
     cwd_pid: _builtins.int
     """Start in the working directory of this process of the guest."""
+    detachable: _builtins.bool
+    """Extension: the session outlives its connection. Whoever lost it, or left
+    it, finds it again by the answer's session_id.
+    """
+    detached: _builtins.bool
+    """Extension: start, answer and close; nobody is attached yet. Implies
+    detachable.
+    """
+    no_stdin: _builtins.bool
+    """Extension: stdin ends at once, as where nobody will ever write."""
+    attach: _builtins.str
+    """Extension: no new process, but the kept session with this id, or with the
+    only id that starts so. Of the other fields the window's size counts.
+    """
+    list_sessions: _builtins.bool
+    """Extension: no process; the answer lists the kept sessions."""
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -180,10 +201,15 @@ class SetupConnectionRequest(_message.Message):
         nopty: _builtins.bool = ...,
         cwd: _builtins.str = ...,
         cwd_pid: _builtins.int = ...,
+        detachable: _builtins.bool = ...,
+        detached: _builtins.bool = ...,
+        no_stdin: _builtins.bool = ...,
+        attach: _builtins.str = ...,
+        list_sessions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "command", b"command", "cwd", b"cwd", "cwd_pid", b"cwd_pid", "env", b"env", "nopty", b"nopty", "target", b"target", "user", b"user", "window_cols", b"window_cols", "window_rows", b"window_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "attach", b"attach", "command", b"command", "cwd", b"cwd", "cwd_pid", b"cwd_pid", "detachable", b"detachable", "detached", b"detached", "env", b"env", "list_sessions", b"list_sessions", "no_stdin", b"no_stdin", "nopty", b"nopty", "target", b"target", "user", b"user", "window_cols", b"window_cols", "window_rows", b"window_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,6 +226,10 @@ class SetupConnectionResponse(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     ERROR_NUMBER_FIELD_NUMBER: _builtins.int
     FAILED_STEP_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    TTY_FIELD_NUMBER: _builtins.int
+    DROPPED_BYTES_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
     status: Global___ConnectionStatus.ValueType
     description: _builtins.str
     pid: _builtins.int
@@ -207,6 +237,18 @@ class SetupConnectionResponse(_message.Message):
     """Extension: errno of the failed step (ENOENT: no such command), or 0."""
     failed_step: Global___FailedStep.ValueType
     """Extension: the step it belongs to. Peers without it say NONE."""
+    session_id: _builtins.str
+    """Extension: the id of a detachable session; peers without them say none."""
+    tty: _builtins.bool
+    """Extension: the session has a pseudo-terminal."""
+    dropped_bytes: _builtins.int
+    """Extension, after attach: bytes of output that nobody was sent and that are
+    no longer kept. What follows begins after them.
+    """
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptSession]:
+        """Extension, after list_sessions: at most 64, oldest first."""
+
     def __init__(
         self,
         *,
@@ -215,14 +257,70 @@ class SetupConnectionResponse(_message.Message):
         pid: _builtins.int = ...,
         error_number: _builtins.int = ...,
         failed_step: Global___FailedStep.ValueType = ...,
+        session_id: _builtins.str = ...,
+        tty: _builtins.bool = ...,
+        dropped_bytes: _builtins.int = ...,
+        sessions: _abc.Iterable[Global___KeptSession] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "error_number", b"error_number", "failed_step", b"failed_step", "pid", b"pid", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "dropped_bytes", b"dropped_bytes", "error_number", b"error_number", "failed_step", b"failed_step", "pid", b"pid", "session_id", b"session_id", "sessions", b"sessions", "status", b"status", "tty", b"tty"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetupConnectionResponse: _TypeAlias = SetupConnectionResponse  # noqa: Y015
+
+@_typing.final
+class KeptSession(_message.Message):
+    """A detachable session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    ARGV_FIELD_NUMBER: _builtins.int
+    TTY_FIELD_NUMBER: _builtins.int
+    ATTACHED_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    pid: _builtins.int
+    user: _builtins.str
+    tty: _builtins.bool
+    attached: _builtins.bool
+    """Somebody sees its output now."""
+    age_ms: _builtins.int
+    """Since its start, on a clock that nobody sets."""
+    ended: _builtins.bool
+    """The process ended; its output and exit code wait to be collected."""
+    code: _builtins.int
+    """With ended: as in ConnectionStatusMessage."""
+    @_builtins.property
+    def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Cut to 512 bytes altogether. Empty is a login shell."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        user: _builtins.str = ...,
+        argv: _abc.Iterable[_builtins.str] | None = ...,
+        tty: _builtins.bool = ...,
+        attached: _builtins.bool = ...,
+        age_ms: _builtins.int = ...,
+        ended: _builtins.bool = ...,
+        code: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "argv", b"argv", "attached", b"attached", "code", b"code", "ended", b"ended", "id", b"id", "pid", b"pid", "tty", b"tty", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptSession: _TypeAlias = KeptSession  # noqa: Y015
 
 @_typing.final
 class GuestMessage(_message.Message):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from innkeeper.hypervisors.qemu.plan import QemuPlan, render_argv
@@ -34,6 +35,7 @@ class Qemu:
     :ivar console: our end of the serial console.
     :ivar shutdown_reason: QMP's word for why the guest ended ("guest-reset",
         "guest-shutdown", ...), once it has.
+    :ivar on_memory: called with QMP's word for the guest's memory whenever it changed.
     """
 
     def __init__(self, child: Child, ends: dict[str, StreamSocket]) -> None:
@@ -41,6 +43,7 @@ class Qemu:
         self.console = ends["console"]
         self.vsock: StreamSocket | None = ends["vsock"]
         self.shutdown_reason: str | None = None
+        self.on_memory: Callable[[object], None] | None = None
         self._qmp_end = ends["qmp"]
         self._qmp: QMPClient | None = None
         self._events: asyncio.Task[None] | None = None
@@ -126,8 +129,10 @@ class Qemu:
 
     async def _follow_events(self, qmp: QMPClient) -> None:
         async for event in qmp.events:
+            data: Any = event.get("data", {})
+            if event["event"] == "BALLOON_CHANGE" and self.on_memory is not None:
+                self.on_memory(data.get("actual"))
             if event["event"] == "SHUTDOWN":
-                data: Any = event.get("data", {})
                 self.shutdown_reason = str(data.get("reason", "unknown"))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from innkeeper.hypervisors.qemu.balloon import balloon_option
 from innkeeper.hypervisors.qemu.disks import (
     Disk,
     disk_device,
@@ -219,7 +220,9 @@ def _plan_devices(machine: Machine, disks: tuple[Disk, ...], transport: str) -> 
             purpose="vsock",
             option=f"vhost-user-vsock-{suffix},chardev=vsock",
             module="vmw_vsock_virtio_transport",
-        )
+        ),
+        # 10 ms of a boot under TCG.
+        Device(purpose="memory", option=balloon_option(suffix), module="virtio_balloon"),
     ]
     if machine.network == "user":
         devices.append(

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Fork and exec, with the failing step and its errno reported to the parent.
+//! Clone and exec, with the failing step and its errno reported to the parent.
 //!
 //! Not `std::process::Command`: that falls back to `/bin/sh` on ENOEXEC, cannot
 //! say which step failed, and waits for its failed children itself. Between
-//! fork and exec only async-signal-safe calls on memory prepared before happen,
-//! because another thread may hold the allocator's lock at the fork.
+//! clone and exec only async-signal-safe calls on memory prepared before
+//! happen, because another thread may hold the allocator's lock meanwhile.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, NulError, c_char};
 use std::fmt;
-use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-use nix::unistd::{ForkResult, Pid, chdir, fork, pipe2, setsid};
+use nix::unistd::{Pid, chdir, setsid};
 
 use super::reaper;
 use super::users::Identity;
@@ -42,7 +40,6 @@ pub struct Plan {
 
 /// The step of a start that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Step {
     /// Pipes and fork, in the agent.
     Fork,
@@ -57,15 +54,6 @@ pub enum Step {
     /// Every path was tried.
     Exec,
 }
-
-const STEPS: [Step; 6] = [
-    Step::Fork,
-    Step::Session,
-    Step::Stdio,
-    Step::Identity,
-    Step::Cwd,
-    Step::Exec,
-];
 
 impl fmt::Display for Step {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,17 +87,37 @@ where
     texts.into_iter().map(CString::new).collect()
 }
 
+/// Bytes of stack for the child until it executes its program.
+const STACK: usize = 64 << 10;
+
+/// What parent and child share. They share all memory, but not at the same
+/// time: the parent's thread sleeps until the child's exec or exit.
+struct Job<'a> {
+    plan: &'a Plan,
+    argv: &'a [*const c_char],
+    env: &'a [*const c_char],
+    error: Option<SpawnError>,
+}
+
 /// Starts the process and returns once it executes its program. Blocks: a
 /// program on a network share may take its time. Must run inside
 /// [`reaper::Reaper::start`].
+///
+/// As `posix_spawn` does it: the child borrows the agent's memory instead of
+/// copying its page tables, which under emulation costs as much as everything
+/// else in the start of a small program.
 pub fn spawn(plan: Plan) -> Result<Pid, SpawnError> {
     let in_agent = |errno| SpawnError {
         step: Step::Fork,
         errno,
     };
-    let (report_reader, report_writer) = pipe2(OFlag::O_CLOEXEC).map_err(in_agent)?;
-    let argv = pointers(&plan.argv);
-    let env = pointers(&plan.env);
+    let (argv, env) = (pointers(&plan.argv), pointers(&plan.env));
+    let mut job = Job {
+        plan: &plan,
+        argv: &argv,
+        env: &env,
+        error: None,
+    };
     let mut previous = SigSet::empty();
     // Until the child has reset its handlers, a signal to it would run ours,
     // which write to the agent's own wake-up pipe: the agent would take a
@@ -120,19 +128,10 @@ pub fn spawn(plan: Plan) -> Result<Pid, SpawnError> {
         Some(&mut previous),
     )
     .map_err(in_agent)?;
-    // SAFETY: the child calls nothing but `child`, which allocates nothing,
-    // takes no lock and ends in execve or _exit.
-    let forked = unsafe { fork() };
-    if let Ok(ForkResult::Child) = forked {
-        child(&plan, &argv, &env, report_writer.as_raw_fd());
-    }
+    let cloned = clone_child(&mut job);
     let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&previous), None);
-    let pid = match forked.map_err(in_agent)? {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => return Err(in_agent(Errno::EINVAL)),
-    };
-    drop(report_writer);
-    match read_report(report_reader) {
+    let pid = cloned.map_err(in_agent)?;
+    match job.error {
         Some(error) => {
             reaper::discard(pid);
             Err(error)
@@ -143,20 +142,37 @@ pub fn spawn(plan: Plan) -> Result<Pid, SpawnError> {
     }
 }
 
-/// Waits until exec closes the pipe, or the child says what failed.
-fn read_report(reader: OwnedFd) -> Option<SpawnError> {
-    let mut report = [0; REPORT_LEN];
-    std::fs::File::from(reader).read_exact(&mut report).ok()?;
-    let [step, errno @ ..] = report;
-    let step = STEPS.into_iter().find(|known| *known as u8 == step)?;
-    Some(SpawnError {
-        step,
-        errno: Errno::from_raw(i32::from_ne_bytes(errno)),
-    })
+fn clone_child(job: &mut Job) -> nix::Result<Pid> {
+    // Not initialized: 64 KiB of zeros would be pages that nobody touches.
+    let mut stack = Box::<[u128]>::new_uninit_slice(STACK / size_of::<u128>());
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack grows down from its end, which a u128 aligns to 16
+    // bytes. CLONE_VFORK keeps this thread, and with it `job` and the stack,
+    // where they are until the child has left both by exec or exit. The child
+    // shares our memory, so `run_child` does only what is safe in a signal
+    // handler: it allocates nothing, takes no lock, and changes no memory but
+    // its stack, errno of this sleeping thread, and `job.error`. Handlers,
+    // descriptors and the working directory are its own copies.
+    let result = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len());
+        libc::clone(run_child, top.cast(), flags, (&raw mut *job).cast())
+    };
+    Errno::result(result).map(Pid::from_raw)
 }
 
-/// One byte of step, four of errno: less than PIPE_BUF, so written at once.
-const REPORT_LEN: usize = 5;
+/// The child's side. Async-signal-safe calls only.
+extern "C" fn run_child(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `clone_child` passes its `Job`, which nobody else uses meanwhile.
+    let job = unsafe { &mut *argument.cast::<Job>() };
+    let error = match become_program(job.plan, job.argv, job.env) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    job.error = Some(error);
+    // SAFETY: _exit is async-signal-safe and runs none of the agent's exit
+    // handlers.
+    unsafe { libc::_exit(127) }
+}
 
 /// A null-terminated array of pointers, as exec takes it.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -165,22 +181,6 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .map(|text| text.as_ptr())
         .chain([std::ptr::null()])
         .collect()
-}
-
-/// The child's side. Async-signal-safe calls only.
-fn child(plan: &Plan, argv: &[*const c_char], env: &[*const c_char], report: RawFd) -> ! {
-    let error = match become_program(plan, argv, env) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    let errno = (error.errno as i32).to_ne_bytes();
-    let message: [u8; REPORT_LEN] = [error.step as u8, errno[0], errno[1], errno[2], errno[3]];
-    // SAFETY: `message` lives on this stack; write and _exit are
-    // async-signal-safe, and _exit runs none of the agent's exit handlers.
-    unsafe {
-        libc::write(report, message.as_ptr().cast(), message.len());
-        libc::_exit(127)
-    }
 }
 
 fn become_program(

@@ -7,7 +7,7 @@ tiny image's own initramfs is taken and another /init put over it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from innkeeper.images.cpio import Archive
@@ -40,11 +40,20 @@ def build_initrd(path: Path, script: str, *, modules: Iterable[Module] = ()) -> 
 
     :param modules: lie beside /init as files named after them.
     """
+    files = {
+        "init": ((SET_UP + script).encode(), 0o755),
+        "agent": (agent_path().read_bytes(), 0o755),
+    }
+    return extend_initrd(
+        path, files | {f"{module.name}.ko": (module.data, 0o644) for module in modules}
+    )
+
+
+def extend_initrd(path: Path, files: Mapping[str, tuple[bytes, int]]) -> str:
+    """An initramfs at `path`: the tiny one, and over it these files, each with its mode."""
     image = prepare_tiny(host_layout().cache, report=lambda _line: None)
     over = Archive()
-    over.file("init", (SET_UP + script).encode(), 0o755)
-    over.file("agent", agent_path().read_bytes(), 0o755)
-    for module in modules:
-        over.file(f"{module.name}.ko", module.data, 0o644)
+    for name, (data, mode) in files.items():
+        over.file(name, data, mode)
     path.write_bytes(Path(image.initrd).read_bytes() + over.to_bytes())
     return str(path)

@@ -109,9 +109,15 @@ def test_mounts(agent: ControlClient) -> None:
         ("/no/such/disk", "/tmp", "ext4", "No such"),
         ("none", "", "tmpfs", "Invalid argument"),
         ("none", "/etc/passwd", "tmpfs", "Not a directory"),
+        # The same file system twice at one place, unlike another one over it.
+        ("cgroup2", "/sys/fs/cgroup", "cgroup2", "resource busy"),
     ):
         with pytest.raises(GuestError, match=why):
             agent.mount(source, target, kind)
+    with pytest.raises(GuestError, match="Invalid argument"):
+        agent.mount("none", "/tmp", "tmpfs", options="size=nonsense")
+    with pytest.raises(GuestError, match="No such file"):
+        agent.mount("none", "/tmp/c/d", "tmpfs")
 
 
 def test_time_and_name_servers(inn: Inn, agent: ControlClient) -> None:

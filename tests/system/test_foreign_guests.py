@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from foreign import LOAD, Build
 from guests import Inn
 
@@ -13,6 +15,31 @@ def test_the_agent_as_a_service_is_killed_under_its_command(inn: Inn, initrd_wit
     done = inn("run", "--initrd", initrd, "--", "sh", "-c", kill)
     assert done.code == 125
     assert "the agent in the guest is gone" in done.error
+
+
+def test_an_init_of_its_own_starts_the_agent_again(
+    inn: Inn, initrd_with: Build, eventually: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Beside another init: commands, a pause, and the agent's own death."""
+    again = "while :; do /agent serve & echo $! > /run/agent.pid; wait $!; done\n"
+    try:
+        assert inn("create", "beside", "--initrd", initrd_with(LOAD + again)).code == 0
+        begun = inn("start", "beside")
+        assert begun.code == 0, begun.error
+        ask = ("exec", "beside", "sh", "-c", "cat /proc/1/comm; cat /run/agent.pid")
+        first = inn(*ask)
+        assert first.stdout.startswith(b"init\n")
+        assert inn("pause", "beside").code == 0
+        assert inn("resume", "beside").code == 0
+        assert inn(*ask).stdout == first.stdout
+        kill = "kill -9 $(cat /run/agent.pid)"
+        assert inn("exec", "--detach", "beside", "sh", "-c", kill).code in (0, 125)
+        eventually(lambda: inn(*ask).stdout not in (b"", first.stdout))
+        told = inn("inspect", "beside").stdout
+        assert told.startswith(b"beside: running")
+        assert b"0 by its restart policy" in told
+    finally:
+        inn("rm", "-f", "beside")
 
 
 def test_a_guest_without_an_agent_shows_its_console_and_powers_off(

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::failures::Failures;
 use crate::process::reaper::Reaper;
 use crate::transport::{Listener, Transport};
-use crate::{announce, console, control, forward, guestlog, login, vsh};
+use crate::{announce, console, control, forward, guestlog, login, units, vsh};
 
 /// Pauses between attempts to listen, as PID 1 only: the vsock module may come
 /// with a later image layer, and PID 1 must not end.
@@ -34,6 +34,8 @@ pub struct Settings {
     pub sets_clock: bool,
     /// Whether a login shell runs on the console.
     pub console_shell: bool,
+    /// Whether the image's units are started: another init starts its own.
+    pub starts_units: bool,
 }
 
 /// What the servers share.
@@ -154,6 +156,9 @@ async fn serve(settings: Settings, agent: Arc<Agent>) -> io::Result<()> {
         settings.transport.clone(),
         Arc::clone(&agent),
     ));
+    if settings.starts_units {
+        tokio::spawn(units::start_all(Arc::clone(&agent)));
+    }
     tokio::spawn(announce::run(settings, Arc::clone(&agent)));
     loop {
         tokio::select! {

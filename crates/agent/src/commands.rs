@@ -96,6 +96,7 @@ fn run_serve(args: &[OsString], started: Duration) -> ExitCode {
             started,
             sets_clock,
             console_shell: false,
+            starts_units: false,
         },
         Vec::new(),
     )

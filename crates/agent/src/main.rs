@@ -19,6 +19,7 @@ mod ports;
 mod process;
 mod stream;
 mod transport;
+mod units;
 mod vsh;
 
 use std::process::ExitCode;

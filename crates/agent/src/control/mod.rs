@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Control calls: the Maitred gRPC service on port 8888, one file per verb.
 
-mod launch;
+pub mod launch;
 mod mount;
 pub mod network;
 mod resolv;

@@ -13,6 +13,8 @@ pub struct Cmdline {
     pub modules: Vec<String>,
     /// `inn.console=shell`
     pub console_shell: bool,
+    /// `inn.units=off`
+    pub units_off: bool,
     /// `inn.root=` and what belongs to it.
     pub root: Option<Root>,
 }
@@ -73,6 +75,8 @@ fn parse(text: &str) -> Cmdline {
             cmdline.modules = names.map(str::to_owned).collect();
         } else if let Some(what) = word.strip_prefix("inn.console=") {
             cmdline.console_shell = what == "shell";
+        } else if let Some(what) = word.strip_prefix("inn.units=") {
+            cmdline.units_off = what == "off";
         } else if word == "--" {
             // What follows is init's argv, by the kernel's own rule.
             break;
@@ -168,6 +172,7 @@ mod tests {
     #[test]
     fn a_shell_on_the_console_is_asked_for_by_its_name() {
         assert!(parse("quiet inn.console=shell").console_shell);
+        assert!(parse("inn.units=off").units_off);
         assert!(!parse("inn.console=nothing -- inn.console=shell").console_shell);
     }
 

@@ -42,6 +42,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
         started,
         sets_clock: true,
         console_shell: cmdline.console_shell,
+        starts_units: !cmdline.units_off,
     };
     (settings, problems.list)
 }

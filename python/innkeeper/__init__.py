@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 from innkeeper._version import __version__
 
 if TYPE_CHECKING:
-    from innkeeper.api import (
-        AsyncMachine,
-        CompletedExec,
-        ExecError,
-        Forward,
-        GuestProcess,
-        Machine,
-    )
+    from innkeeper.api.aio import AsyncGuestProcess, AsyncMachine
+    from innkeeper.api.completed import CompletedExec, ExecError
+    from innkeeper.api.forward import Forward
+    from innkeeper.api.machine import Machine
+    from innkeeper.api.process import GuestProcess
     from innkeeper.errors import InnError
 
 __all__ = [
+    "AsyncGuestProcess",
     "AsyncMachine",
     "CompletedExec",
     "ExecError",
@@ -33,15 +31,25 @@ __all__ = [
     "__version__",
 ]
 
+_SOURCES = {
+    "AsyncGuestProcess": "innkeeper.api.aio",
+    "AsyncMachine": "innkeeper.api.aio",
+    "CompletedExec": "innkeeper.api.completed",
+    "ExecError": "innkeeper.api.completed",
+    "Forward": "innkeeper.api.forward",
+    "GuestProcess": "innkeeper.api.process",
+    "InnError": "innkeeper.errors",
+    "Machine": "innkeeper.api.machine",
+}
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - classes of several types
     """Import a public name at its first use."""
     from importlib import import_module
 
-    if name not in __all__:
+    if name not in _SOURCES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    source = "innkeeper.errors" if name == "InnError" else "innkeeper.api"
-    return getattr(import_module(source), name)
+    return getattr(import_module(_SOURCES[name]), name)
 
 
 def __dir__() -> list[str]:

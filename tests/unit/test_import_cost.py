@@ -26,3 +26,11 @@ def test_the_version_is_told_without_heavy_imports() -> None:
     assert not imported & HEAVY
     own = {name for name in imported if name.split(".")[0] == "innkeeper"}
     assert len(own) <= MAX_OWN_MODULES, sorted(own)
+
+
+def test_a_program_without_asyncio_is_spared_it() -> None:
+    program = "import sys, innkeeper; innkeeper.Machine; print('asyncio' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    )
+    assert result.stdout == "False\n"

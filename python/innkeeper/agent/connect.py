@@ -13,7 +13,7 @@ from pathlib import Path
 
 from innkeeper.errors import GuestError, ProtocolError
 from innkeeper.system.pump import StreamSocket
-from innkeeper.system.sockets import check_socket_path, connect_unix
+from innkeeper.system.sockets import check_socket_path, connect_unix, peek
 
 # "OK " and a u32.
 _ANSWER_LIMIT = 14
@@ -65,15 +65,16 @@ def _no_answer(port: int, timeout_s: float) -> GuestError:
 
 
 def _read_line(sock: StreamSocket, deadline: float) -> bytes:
-    """The line with its end; byte by byte, since what follows belongs to the stream."""
+    """The line with its end and no more: what follows belongs to the stream."""
     line = b""
     while len(line) < _ANSWER_LIMIT and not line.endswith(b"\n"):
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
         sock.settimeout(left_s)
-        byte = sock.recv(1)
-        if not byte:
+        seen = peek(sock, _ANSWER_LIMIT - len(line))
+        if not seen:
             return b""
-        line += byte
+        head, end, _ = seen.partition(b"\n")
+        line += sock.recv(len(head) + len(end))
     return line

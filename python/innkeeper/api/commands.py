@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from innkeeper.agent.attach import KeptSession, list_kept
 from innkeeper.agent.connect import connect_port
@@ -16,7 +16,6 @@ from innkeeper.agent.setup import Keep, attach_request, start_request
 from innkeeper.agent.surroundings import TimeLimit
 from innkeeper.api.attached import Attached
 from innkeeper.api.completed import CompletedExec
-from innkeeper.api.forward import Forward
 from innkeeper.api.process import WINDOW, GuestProcess
 from innkeeper.api.session import Remote, RemoteSession
 from innkeeper.api.settings import CommandOptions, ExecOptions, PopenOptions
@@ -27,6 +26,9 @@ from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import read_record
 from innkeeper.switchboard.ports import SHELL_PORT
 from innkeeper.system.sockets import StreamSocket
+
+if TYPE_CHECKING:
+    from innkeeper.api.forward import Forward
 
 # Of each stream, so much is kept in memory.
 OUTPUT_LIMIT_BYTES = 64 << 20
@@ -144,6 +146,9 @@ class Commands:
         :raise GuestError: the machine does not run.
         :raise HostError: the host's port is taken, or not for this user.
         """
+        # asyncio takes 40 ms to load, which a program may never need.
+        from innkeeper.api.forward import Forward
+
         self._require_running()
         made = Forward(
             self._layout.guest(self.name).vsock,

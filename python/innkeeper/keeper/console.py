@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from innkeeper.agent.text import escape_line, plain_line
 from innkeeper.keeper.audience import Audience
+from innkeeper.keeper.logs import FROM_GUEST, FROM_KEEPER
 from innkeeper.system.files import open_append
 from innkeeper.system.rotate import LIMIT_BYTES, RotatingFile
 from innkeeper.system.sockets import StreamSocket
@@ -24,24 +26,8 @@ _REMEMBERED_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
 # A line without an end is broken here in the log.
 _LINE_BYTES = 4096
-# Between the time and the text of a line in the log: whose line it is.
-FROM_GUEST = b" | "
-FROM_KEEPER = b" ! "
 
 _PANIC = re.compile(rb"Kernel panic - not syncing: [^\r\n]*")
-# C0 and C1 controls and DEL, except tab.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_ESCAPE_SEQUENCE = re.compile(rb"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>78c])")
-
-
-def escape_line(line: str) -> str:
-    r"""A line with control characters made visible, as `\x1b`."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", line)
-
-
-def plain_line(line: bytes) -> str:
-    """A line as text without colours and the like, other control characters visible."""
-    return escape_line(_ESCAPE_SEQUENCE.sub(b"", line).decode("utf-8", "replace").strip("\r"))
 
 
 class Copy(Protocol):

@@ -24,8 +24,8 @@ from typing import IO, Any, Literal
 
 import msgspec
 
+from innkeeper.agent.text import plain_line
 from innkeeper.errors import UsageError
-from innkeeper.keeper.console import FROM_GUEST, FROM_KEEPER, plain_line
 from innkeeper.keeper.messages import Event
 from innkeeper.registry.layout import Layout, LogFolder
 from innkeeper.registry.machines import guest_lives, load_machine, read_record
@@ -36,6 +36,9 @@ from innkeeper.system.rotate import RotatingFile, log_paths
 Source = Literal["console", "guest", "keeper"]
 LOG_SOURCES: tuple[Source, ...] = ("console", "guest", "keeper")
 
+# Between the time and the text of a line of the console: whose line it is.
+FROM_GUEST = b" | "
+FROM_KEEPER = b" ! "
 _STAMPED = re.compile(
     rb"(\d{10}\.\d{6})(" + FROM_GUEST.replace(b"|", rb"\|") + b"|" + FROM_KEEPER + b")"
 )

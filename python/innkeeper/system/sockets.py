@@ -75,6 +75,14 @@ def connect_unix(path: Path, *, timeout_s: float) -> socket.socket:
     return sock
 
 
+def peek(sock: StreamSocket, size_bytes: int) -> bytes:
+    """What would be read next, at most so much of it; b"" at the end.
+
+    :raise OSError: as recv(2); `TimeoutError` after the socket's timeout.
+    """
+    return sock.recv(size_bytes, socket.MSG_PEEK)
+
+
 def wait_readable(sock: StreamSocket, timeout_s: float | None) -> bool:
     """True when there is something to read (also the end), False when the time is over."""
     poller = select.poll()

@@ -11,7 +11,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from innkeeper.keeper.console import Console, escape_line, open_copy
+from innkeeper.agent.text import escape_line
+from innkeeper.keeper.console import Console, open_copy
 from innkeeper.system.sockets import StreamSocket, stream_pair
 
 

@@ -6,7 +6,6 @@ The guest's own word is how much it has; it is bounded before it is used.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any, Protocol
 
@@ -71,6 +70,9 @@ async def set_balloon(
     :raise GuestError: QEMU refused.
     :raise TimedOut: it did not get there in time; it goes on trying.
     """
+    # Whoever plans imports this module too, and has no loop.
+    import asyncio
+
     check_target(target_bytes, started_bytes)
     deadline = time.monotonic() + limit_s
     await _execute(qemu, "balloon", {"value": target_bytes})

@@ -45,10 +45,12 @@ class StopRequest(msgspec.Struct, frozen=True):
 
     :ivar orderly: False kills at once: for a guest that has nothing to lose.
     :ivar timeout_s: time for the agent's rung; the others have a tenth each.
+    :ivar reason: why, where that is no user's wish.
     """
 
     orderly: bool = True
     timeout_s: float = 10.0
+    reason: str = ""
 
 
 class StopAskedError(Exception):

@@ -16,20 +16,23 @@ The state on disk is written at every arrow, before anybody is told.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
 
-from innkeeper.errors import InnError, UsageError
+from innkeeper.errors import HostError, InnError, UsageError
 from innkeeper.hypervisors.qemu.balloon import bounded_size, set_balloon
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.control import Control
 from innkeeper.keeper.door import Door
 from innkeeper.keeper.failure import explain_agent_loss, explain_end
 from innkeeper.keeper.guest import PANIC_GRACE_S, Guest, Start, StopAskedError, StopRequest
+from innkeeper.keeper.ledger import Ledger
 from innkeeper.keeper.logs import KeeperLog
 from innkeeper.keeper.messages import (
     Answer,
@@ -50,9 +53,9 @@ from innkeeper.keeper.plan import RunPlan
 from innkeeper.keeper.policy import STABLE_S, restart_delay_s
 from innkeeper.keeper.stop import climb
 from innkeeper.model.record import LIVE_STATES, Record, State
-from innkeeper.registry.machines import write_record
 from innkeeper.registry.names import Claim, claim
 from innkeeper.system.descriptors import silence_output
+from innkeeper.system.follow import FolderWatch
 from innkeeper.system.host import memory_pss_bytes
 from innkeeper.system.sockets import listen_unix
 
@@ -72,13 +75,15 @@ async def keep(plan: RunPlan, control: Control) -> None:
         control.on_detach = silence_output
     try:
         async with AsyncExitStack() as stack:
-            held = claim(plan.layout, plan.machine.name)
+            held = claim(plan.layout, plan.machine.name, machine=plan.record is not None)
             stack.callback(held.release)
             if plan.image.root is not None:
                 from innkeeper.images.bundles import hold_bundle
 
                 stack.callback(hold_bundle(plan.layout.images, plan.image.name).release)
+            stack.enter_context(_watching(held, control))
             lifecycle = Lifecycle(plan, control, held)
+            stack.callback(lifecycle.close_ledger)
             await lifecycle.open_door()
             reason = await lifecycle.run()
     except InnError as error:
@@ -103,12 +108,17 @@ class Lifecycle:
         self._was_ready = False
         self._ends_in_a_row = 0
         self._ended = asyncio.Event()
-        self._record = msgspec.structs.replace(
+        record = msgspec.structs.replace(
             plan.record or Record(name=plan.machine.name, state="created", changed_at=time.time()),
             keeper_pid=os.getpid(),
             guest_cid=held.guest_cid,
             error=None,
         )
+        self._ledger = Ledger(plan.layout, held, record, stays=plan.record is not None)
+
+    @property
+    def _record(self) -> Record:
+        return self._ledger.record
 
     async def open_door(self) -> None:
         """Serve `keeper.sock`."""
@@ -119,6 +129,10 @@ class Lifecycle:
             audience=self._audience,
         )
         await self._door.open()
+
+    def close_ledger(self) -> None:
+        """Bring the last record to the disk."""
+        self._ledger.close()
 
     async def close_door(self) -> None:
         """Answer those who asked for the end, and stop serving."""
@@ -157,7 +171,10 @@ class Lifecycle:
 
         :raise InnError: it failed.
         """
-        self._enter("starting", starts=self._record.starts + 1, stages={}, guest={}, rung=None)
+        # A life that could not be recorded does not begin; one that began goes on.
+        must = not self._was_ready
+        starts = self._record.starts + 1
+        self._enter("starting", must=must, starts=starts, stages={}, guest={}, rung=None)
         stop = self._control.stop
         try:
             async with AsyncExitStack() as stack:
@@ -166,7 +183,7 @@ class Lifecycle:
                     self._held,
                     stop=stop,
                     on_stage=self._on_stage,
-                    on_qemu=lambda pid: self._write(qemu_pid=pid),
+                    on_qemu=lambda pid: self._ledger.write(qemu_pid=pid),
                     audience=self._audience,
                 )
                 guest, report = await start.run(stack)
@@ -221,9 +238,9 @@ class Lifecycle:
         self._enter("stopping")
         rung, fault = await climb(guest, request)
         if fault is not None:
-            self._write(error=fault.as_dict())
-        self._write(rung=rung)
-        return fault.brief if fault is not None else ""
+            self._ledger.write(error=fault.as_dict())
+        self._ledger.write(rung=rung)
+        return fault.brief if fault is not None else request.reason
 
     async def _comes_again(self, failure: InnError | None) -> bool:
         """Wait as the restart policy says; False for no further life."""
@@ -239,7 +256,7 @@ class Lifecycle:
         await asyncio.wait({self._control.stop}, timeout=delay_s)
         if self._control.stop.done():
             return False
-        self._write(restarts=self._record.restarts + 1)
+        self._ledger.write(restarts=self._record.restarts + 1)
         self._audience.tell("the guest starts again")
         return True
 
@@ -285,27 +302,42 @@ class Lifecycle:
     def _note_memory(self, actual: object) -> None:
         size = bounded_size(actual, self._plan.machine.memory_bytes)
         if size != self._record.memory_bytes:
-            self._write(memory_bytes=size)
+            self._ledger.write(memory_bytes=size)
 
     def _present(self) -> StateChanged:
         record = self._record
         return StateChanged(record.name, record.state, record.changed_at, record.reason)
 
     def _on_stage(self, name: str, seconds: float) -> None:
-        self._write(stages={**self._record.stages, name: seconds})
+        self._ledger.write(stages={**self._record.stages, name: seconds})
         self._control.send(StageDone(name, seconds))
 
-    def _enter(self, state: State, *, reason: str = "", **values: Any) -> None:
+    def _enter(self, state: State, *, reason: str = "", must: bool = False, **values: Any) -> None:
         """Write a new state to the disk, then tell everybody."""
         if state not in LIVE_STATES:
             values["memory_bytes"] = None
-        self._write(state=state, reason=reason, changed_at=time.time(), **values)
+        self._ledger.write(state=state, reason=reason, changed_at=time.time(), must=must, **values)
         self._control.send(self._present())
         if self._door is not None:
             self._door.tell(self._present())
 
-    def _write(self, **values: Any) -> None:
-        self._record = msgspec.structs.replace(self._record, **values)
-        self._held.write_state(self._record)
-        if values.keys() & {"state", "rung", "memory_bytes"}:
-            write_record(self._plan.layout, self._record)
+
+@contextlib.contextmanager
+def _watching(held: Claim, control: Control) -> Iterator[None]:
+    """Stop the guest in order when its runtime folder is removed: nobody could reach it."""
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        watch.take()
+        if not held.in_place():
+            loop.remove_reader(watch.fd)
+            control.ask_stop(StopRequest(reason="its runtime folder was removed while it ran"))
+
+    with contextlib.ExitStack() as stack:
+        # Without a watch, as when there are too many, the guest goes on unwatched.
+        with contextlib.suppress(HostError):
+            watch = stack.enter_context(FolderWatch())
+            watch.add(held.folder.path)
+            loop.add_reader(watch.fd, look)
+            stack.callback(loop.remove_reader, watch.fd)
+        yield

@@ -22,6 +22,7 @@ from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import (
     delete_machine,
     guest_lives,
+    keeper_hidden,
     load_machine,
     read_record,
     replace_machine,
@@ -76,8 +77,10 @@ def stop_machine(layout: Layout, name: str, *, timeout_s: float) -> bool:
     :raise UnknownName: there is neither a machine nor a guest with this name.
     :raise TimedOut: the keeper did not end; it is told how to force it.
     """
-    read_record(layout, name)
     if not guest_lives(layout, name):
+        if keeper_hidden(layout, name):
+            return _wait_hidden(layout, name, timeout_s=timeout_s * 1.3 + _STOP_SLACK_S)
+        read_record(layout, name)
         remove_dead(layout, name)
         return False
     try:
@@ -87,6 +90,21 @@ def stop_machine(layout: Layout, name: str, *, timeout_s: float) -> bool:
         if guest_lives(layout, name):
             raise
         remove_dead(layout, name)
+    return True
+
+
+def _wait_hidden(layout: Layout, name: str, *, timeout_s: float) -> bool:
+    """Wait for a keeper that ends its guest because its runtime folder is gone."""
+    deadline = time.monotonic() + timeout_s
+    while keeper_hidden(layout, name):
+        if time.monotonic() > deadline:
+            raise TimedOut(
+                f"the keeper of {name!r} cannot be reached, its runtime folder being gone",
+                stage="stop",
+                fix=f"end its process {read_record(layout, name).keeper_pid}",
+            )
+        # It holds no socket any more that would tell.
+        time.sleep(_BETWEEN_S)
     return True
 
 
@@ -149,7 +167,9 @@ def remove_machine(layout: Layout, name: str, *, force: bool) -> bool:
                 stage="rm",
                 fix=f"`inn stop {name}` first, or `inn rm -f {name}`",
             )
-        ask_keeper(layout, name, Stop(0.0), timeout_s=_STOP_SLACK_S)
+        stop_machine(layout, name, timeout_s=0.0)
+    elif force and keeper_hidden(layout, name):
+        _wait_hidden(layout, name, timeout_s=_STOP_SLACK_S)
     remove_dead(layout, name)
     return delete_machine(layout, name)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import OutOfMemory, UsageError
+from innkeeper.errors import NameInUse, OutOfMemory, UsageError
 from innkeeper.hypervisors.qemu.facts import qemu_facts
 from innkeeper.hypervisors.qemu.firmware import find_firmware
 from innkeeper.hypervisors.qemu.probe import choose_accelerator
@@ -64,6 +64,12 @@ def prepare_run(
     """
     machine = request.machine
     check_free(layout, machine.name)
+    if record is None and layout.machine(machine.name).path.is_dir():
+        raise NameInUse(
+            f"there is a machine named {machine.name!r}",
+            stage="name",
+            fix=f"`inn start {machine.name}` starts it; for a run, choose another --name",
+        )
     qemu = qemu_facts(layout.cache)
     firmware = find_firmware(machine.firmware)
     image = _choose_image(machine, layout, report)

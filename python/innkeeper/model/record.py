@@ -16,6 +16,9 @@ Rung = Literal["agent", "power-button", "terminate", "kill"]
 """What ended the guest: its agent, the power button, SIGTERM or SIGKILL to QEMU."""
 
 
+RECORD_VERSION = 1
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The last known of a machine's life.
 
@@ -26,10 +29,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     :ivar guest: measurements of the guest's own side of it, in seconds.
     :ivar rung: what ended the guest the last time.
     :ivar memory_bytes: the memory that a live guest has now, as it says itself.
+    :ivar revision: counts the writes; of two files the one with more is true.
     :ivar starts: how often it was started; `restarts`, how often by its policy.
     """
 
-    version: int = 1
+    version: int = RECORD_VERSION
+    revision: int = 0
     name: str
     state: State
     changed_at: float

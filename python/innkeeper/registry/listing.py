@@ -15,14 +15,13 @@ import msgspec
 
 from innkeeper.errors import InnError
 from innkeeper.model.machine import Machine
-from innkeeper.model.record import Record, true_record
+from innkeeper.model.record import LIVE_STATES, Record, true_record
 from innkeeper.registry.layout import DEFINITION, LOCK, RECORD, Layout
 from innkeeper.registry.machines import load_machine, read_record
-from innkeeper.registry.names import read_state
+from innkeeper.registry.records import decode_record, read_state
 from innkeeper.system.files import read_whole
 from innkeeper.system.locks import is_locked
 
-_RECORDS = msgspec.json.Decoder(Record)
 _MACHINES = msgspec.json.Decoder(Machine)
 
 
@@ -44,13 +43,13 @@ def list_machines(layout: Layout) -> list[Entry]:
     """Every machine and every running guest, sorted by name."""
     machines = str(layout.machines)
     staying = _folders(machines)
-    running = {
-        name
-        for name in _folders(layout.runtime_dir)
-        if is_locked(f"{layout.runtime_dir}/{name}/{LOCK}")
-    }
+    present = set(_folders(layout.runtime_dir))
+    running = {name for name in present if is_locked(f"{layout.runtime_dir}/{name}/{LOCK}")}
     entries = [
-        _read_machine(layout, f"{machines}/{name}/", name, lives=name in running)
+        # A dead guest's folder may know more than the record.
+        _read_slowly(layout, name)
+        if name in present - running
+        else _read_machine(layout, f"{machines}/{name}/", name, lives=name in running)
         for name in staying
     ]
     entries += [
@@ -70,9 +69,11 @@ def _folders(path: str) -> list[str]:
 
 def _read_machine(layout: Layout, folder: str, name: str, *, lives: bool) -> Entry:
     try:
-        record = _RECORDS.decode(read_whole(folder + RECORD))
+        record = decode_record(read_whole(folder + RECORD))
         machine = _MACHINES.decode(read_whole(folder + DEFINITION))
-    except (OSError, msgspec.MsgspecError, InnError):
+    except (OSError, ValueError, RecursionError, InnError):
+        return _read_slowly(layout, name)
+    if record.state in LIVE_STATES and not lives:
         return _read_slowly(layout, name)
     return Entry(name, true_record(record, keeper_lives=lives), machine)
 

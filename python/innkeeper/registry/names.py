@@ -10,11 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import HostError, NameInUse
+from innkeeper.errors import GuestError, HostError, NameInUse
 from innkeeper.model.record import Record
 from innkeeper.registry.layout import GuestFolder, Layout
-from innkeeper.system.files import remove_tree, write_volatile
-from innkeeper.system.locks import FileLock, is_locked, lock_folder, try_lock
+from innkeeper.registry.records import read_state, settle
+from innkeeper.system.files import file_error, remove_tree, write_volatile
+from innkeeper.system.locks import FileLock, is_locked, lock_folder, try_lock, try_lock_folder
 
 # Letters and digits that cannot be mistaken for each other.
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -31,41 +32,64 @@ def ephemeral_name() -> str:
 
 
 class Claim:
-    """A name that is ours: its folder, its lock and its CID, until :meth:`release`."""
+    """A name that is ours: its folder, its lock and its CID, until :meth:`release`.
 
-    def __init__(self, folder: GuestFolder, lock: FileLock, guest_cid: int) -> None:
+    :ivar keeps_state: leave the state file at the release.
+    """
+
+    def __init__(
+        self, folder: GuestFolder, lock: FileLock, guest_cid: int, machine: FileLock | None = None
+    ) -> None:
         self.folder = folder
         self.guest_cid = guest_cid
+        self.keeps_state = False
         self._lock = lock
+        self._machine = machine
+
+    def in_place(self) -> bool:
+        """False once somebody removed the folder; another guest may have its name then."""
+        return self._lock.in_place()
 
     def write_state(self, record: Record) -> None:
-        """Replace the state file as a whole."""
+        """Replace the state file as a whole.
+
+        :raise HostError: it cannot be written, or the folder is not ours any more.
+        """
+        if not self.in_place():
+            raise HostError(f"the folder {self.folder.path} was removed", stage="record")
         write_volatile(self.folder.state, msgspec.json.encode(record))
 
     def release(self) -> None:
         """Remove the folder, then give the name up. Idempotent."""
-        remove_tree(self.folder.path)
+        if self.in_place():
+            _empty(self.folder, keeps_state=self.keeps_state)
         self._lock.release()
+        if self._machine is not None:
+            self._machine.release()
 
 
-def claim(layout: Layout, name: str) -> Claim:
+def claim(layout: Layout, name: str, *, machine: bool = False) -> Claim:
     """Take a name, make its folder and give it a CID that no other guest here has.
 
     Folders of dead guests are swept on the way, so that a host recovers from
     anything by the next start.
 
+    :param machine: take the machine of this name too, so that nobody removes it.
     :raise NameInUse: a running guest has the name.
     :raise HostError: the folder cannot be made.
     """
     folder = layout.guest(name)
     try:
-        with lock_folder(layout.runtime):
+        with lock_folder(layout.runtime), contextlib.ExitStack() as stack:
             _sweep(layout)
             folder.path.mkdir(mode=0o700, exist_ok=True)
             lock = try_lock(folder.lock)
             if lock is None:
                 raise _name_in_use(folder, name)
-            made = Claim(folder, lock, _free_cid(layout, name))
+            stack.callback(lock.release)
+            stack.callback(remove_tree, folder.path)
+            kept = stack.enter_context(_take_machine(layout, name)) if machine else None
+            made = Claim(folder, lock, _free_cid(layout, name), kept)
             made.write_state(
                 Record(
                     name=name,
@@ -75,11 +99,27 @@ def claim(layout: Layout, name: str) -> Claim:
                     guest_cid=made.guest_cid,
                 )
             )
+            stack.pop_all()
             return made
     except OSError as exc:
-        raise HostError(
-            f"cannot prepare the runtime folder {folder.path}: {exc.strerror}", stage="folders"
+        raise file_error(exc, folder.path, doing="prepare", stage="folders") from exc
+
+
+def _take_machine(layout: Layout, name: str) -> FileLock:
+    path = layout.machine(name).path
+    try:
+        lock = try_lock_folder(path)
+    except FileNotFoundError as exc:
+        raise GuestError(
+            f"the machine {name!r} was removed while it started", stage="name"
         ) from exc
+    if lock is None:
+        raise GuestError(
+            f"the machine {name!r} is being removed, or its last guest still ends",
+            stage="name",
+            fix="try again in a moment",
+        )
+    return lock
 
 
 def check_free(layout: Layout, name: str) -> None:
@@ -90,13 +130,6 @@ def check_free(layout: Layout, name: str) -> None:
     folder = layout.guest(name)
     if is_locked(folder.lock):
         raise _name_in_use(folder, name)
-
-
-def read_state(folder: GuestFolder) -> Record | None:
-    """The state file of a guest; None where it is missing or unreadable."""
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode(folder.state.read_bytes(), type=Record)
-    return None
 
 
 def running_guests(layout: Layout) -> dict[str, Record]:
@@ -114,7 +147,7 @@ def remove_dead(layout: Layout, name: str) -> None:
     folder = layout.guest(name)
     with lock_folder(layout.runtime):
         if folder.path.is_dir() and not is_locked(folder.lock):
-            remove_tree(folder.path)
+            _empty(folder, keeps_state=not settle(layout, name))
 
 
 def sweep(layout: Layout) -> tuple[str, ...]:
@@ -130,10 +163,22 @@ def _sweep(layout: Layout) -> tuple[str, ...]:
         lock = try_lock(folder.lock)
         if lock is None:
             continue
-        remove_tree(path)
+        _empty(folder, keeps_state=not settle(layout, path.name))
         lock.release()
         swept.append(path.name)
     return tuple(swept)
+
+
+def _empty(folder: GuestFolder, *, keeps_state: bool) -> None:
+    """Remove a guest's folder, or all but the state where only that tells how the guest ended."""
+    if not keeps_state:
+        remove_tree(folder.path)
+        return
+    for path in folder.path.iterdir():
+        if path.is_dir():
+            remove_tree(path)
+        elif path != folder.state:
+            path.unlink(missing_ok=True)
 
 
 def _guest_paths(layout: Layout) -> list[Path]:

@@ -20,6 +20,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 _PIECE_BYTES = 64 * 1024
+# Descriptions and records are a few KiB.
+WHOLE_LIMIT_BYTES = 1 << 20
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -84,15 +86,18 @@ def sync_file(path: Path) -> None:
 def read_whole(path: str) -> bytes:
     """The content of a regular file, by as few system calls as there can be.
 
-    :raise OSError: it cannot be read.
+    :raise OSError: it cannot be read, or is larger than `WHOLE_LIMIT_BYTES`.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # A pipe put in a file's place must not hold anybody up.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         data = piece = os.read(fd, _PIECE_BYTES)
         # A regular file gives less than was asked for only at its end.
         while len(piece) == _PIECE_BYTES:
             piece = os.read(fd, _PIECE_BYTES)
             data += piece
+            if len(data) > WHOLE_LIMIT_BYTES:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
         return data
     finally:
         os.close(fd)
@@ -246,7 +251,7 @@ def replace_folder(source: Path, target: Path) -> None:
     """
     with naming_errors(target, doing="replace"):
         sync_folder(source)
-        if _exchange(source, target):
+        if exchange(source, target):
             remove_folder(source)
         else:
             remove_folder(target)
@@ -254,8 +259,11 @@ def replace_folder(source: Path, target: Path) -> None:
         sync_folder(target.parent)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names; False where the file system cannot do it."""
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names; False where the file system cannot do it.
+
+    :raise OSError: as renameat2(2).
+    """
     import ctypes  # 4 ms that `inn ls` need not pay
 
     names = os.fsencode(one), os.fsencode(other)

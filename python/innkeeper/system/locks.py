@@ -21,6 +21,12 @@ class FileLock:
         """The descriptor, for handing the lock to a child."""
         return self._fd
 
+    def in_place(self) -> bool:
+        """False once somebody removed or replaced what is locked."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path, follow_symlinks=False))
+        return False
+
     def release(self) -> None:
         """Give the lock up. Idempotent."""
         if self._fd >= 0:
@@ -109,7 +115,8 @@ def _lock_named_folder(path: Path, kind: int) -> FileLock | None:
 def is_locked(path: Path | str) -> bool:
     """True when somebody holds the lock; a file that does not exist is not locked."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Reading is enough for flock(2), also where the file system is read-only.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

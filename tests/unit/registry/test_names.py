@@ -14,10 +14,10 @@ from innkeeper.registry.names import (
     check_free,
     claim,
     ephemeral_name,
-    read_state,
     remove_dead,
     sweep,
 )
+from innkeeper.registry.records import read_state
 
 
 @pytest.fixture

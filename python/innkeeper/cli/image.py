@@ -18,6 +18,8 @@ from innkeeper.system.interrupt import interruptible
 
 VERBS = {
     "build": ("innkeeper.cli.image_make:build", "Build an image from Debian's packages."),
+    "install": ("innkeeper.cli.image_move:install", "Fetch an image from a folder or an address."),
+    "export": ("innkeeper.cli.image_move:export", "Make a folder to install an image from."),
     "ls": ("innkeeper.cli.image:ls", "List images."),
     "inspect": ("innkeeper.cli.image:inspect", "Show what an image holds."),
     "verify": ("innkeeper.cli.image:verify", "Read images and compare their digests."),

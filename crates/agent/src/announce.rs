@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_wire::announce::{
-    AgentMessage, Hello, HostMessage, ListeningPort, PortProtocol, Ports, Welcome, agent_message,
-    host_message,
+    AgentMessage, Hello, HostMessage, ListeningPort, PortProtocol, Ports, Welcome, Zone,
+    agent_message, host_message,
 };
 use inn_wire::frame::{FrameDecoder, MESSAGE_LIMIT, encode};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
 use crate::agent::{Agent, Settings};
+use crate::control::timezone;
 use crate::failures::Failures;
 use crate::stream::Stream;
 use crate::{clock, console, ports};
@@ -122,6 +123,13 @@ impl<'a> Connection<'a> {
                     msg: Some(host_message::Msg::Shutdown(_)),
                 }) => self.agent.request_shutdown(),
                 Some(HostMessage {
+                    msg: Some(host_message::Msg::Zone(zone)),
+                }) => {
+                    if self.sets_clock {
+                        follow_zone(&zone);
+                    }
+                }
+                Some(HostMessage {
                     msg: Some(host_message::Msg::WatchPorts(_)),
                 }) => watching.notify_one(),
                 Some(HostMessage {
@@ -204,6 +212,12 @@ fn follow_clock(welcome: &Welcome) {
         if let Err(errno) = clock::set_wall(host) {
             console::say(format_args!("clock: {}", errno.desc()));
         }
+    }
+}
+
+fn follow_zone(zone: &Zone) {
+    if let Err(error) = timezone::follow(&zone.name, &zone.tzif) {
+        console::say(format_args!("time zone: {error}"));
     }
 }
 

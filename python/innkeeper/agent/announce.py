@@ -100,6 +100,7 @@ class AnnounceServer:
         self._serving: asyncio.Task[asyncio.AbstractServer] | None = None
         self._current: _Connection | None = None
         self._grace: asyncio.TimerHandle | None = None
+        self._zone: announce_pb2.HostMessage | None = None
         self._connections: list[_Connection] = []
 
     def start(self) -> None:
@@ -115,6 +116,16 @@ class AnnounceServer:
         """Tell the agent the time, as after a pause. Without an agent, nothing happens."""
         if self._current is not None:
             self._current.send(self._welcome())
+
+    def set_zone(self, name: str, tzif: bytes) -> None:
+        """The guest's time zone from now on: told to the agent now, and after each Hello.
+
+        :param tzif: a TZif file, at most as large as a frame holds.
+        """
+        zone = announce_pb2.Zone(name=name, tzif=tzif)
+        self._zone = announce_pb2.HostMessage(zone=zone)
+        if self._current is not None:
+            self._current.send(encode_frame(self._zone.SerializeToString()))
 
     def ask_shutdown(self) -> bool:
         """Ask the agent to end the guest in order; False when there is no agent to ask."""
@@ -170,6 +181,8 @@ class AnnounceServer:
     def _requests(self) -> bytes:
         """What the agent is asked for, in frames."""
         asked: list[announce_pb2.HostMessage] = []
+        if self._zone is not None:
+            asked.append(self._zone)
         if self._on_ports is not None:
             asked.append(announce_pb2.HostMessage(watch_ports=announce_pb2.WatchPorts()))
         if self._relay_logs:

@@ -36,6 +36,7 @@ class MachineOptions(TypedDict, total=False):
     :ivar initrd: an initramfs instead of the image's.
     :ivar firmware: "default", "uefi" or two files as "CODE:VARIABLES".
     :ivar oem_strings: texts in the guest's SMBIOS table, type 11.
+    :ivar timezone: "host" by default, "utc", "guest" or as "Europe/Berlin".
     :ivar qemu_args: arguments added to QEMU's own.
     """
 
@@ -53,6 +54,7 @@ class MachineOptions(TypedDict, total=False):
     firmware: str
     oem_strings: Sequence[str]
     qemu_args: Sequence[str]
+    timezone: str
 
 
 class RunOptions(MachineOptions, total=False):

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
-from innkeeper.cli.output import Progress, render_timings
-from innkeeper.errors import UsageError
+from innkeeper.cli.output import Progress, render_error, render_timings
+from innkeeper.errors import InnError, UsageError
 from innkeeper.keeper.machines import (
     pause_machine,
     remove_machine,
     resume_machine,
+    set_clock,
     start_machine,
     stop_machine,
     wait_for_state,
@@ -20,6 +23,7 @@ from innkeeper.model.record import State
 from innkeeper.model.sizes import parse_duration
 from innkeeper.registry.layout import Layout, host_layout
 from innkeeper.registry.machines import load_machine
+from innkeeper.registry.names import running_guests
 from innkeeper.system.interrupt import interruptible
 
 STOP_TIMEOUT = click.option(
@@ -101,9 +105,7 @@ def restart(names: tuple[str, ...], timeout: str, timings: bool) -> None:
 def pause(names: tuple[str, ...]) -> None:
     """Stop the CPUs of guests; `inn resume` lets them go on."""
     layout = host_layout()
-    for name in names:
-        pause_machine(layout, name)
-        click.echo(name)
+    _each(names, lambda name: pause_machine(layout, name))
 
 
 @click.command()
@@ -111,9 +113,43 @@ def pause(names: tuple[str, ...]) -> None:
 def resume(names: tuple[str, ...]) -> None:
     """Let paused guests go on, and set their clocks."""
     layout = host_layout()
+    _each(names, lambda name: resume_machine(layout, name))
+
+
+@click.command()
+@click.option("-a", "--all", "all_guests", is_flag=True, help="All guests that run.")
+@click.argument("names", nargs=-1, metavar="NAME...")
+def clock(names: tuple[str, ...], all_guests: bool) -> None:
+    """Set the clocks of running guests to the host's, and wait until they are.
+
+    A guest's clock is set at its start, after a pause, and when the host's own
+    clock jumps or the host was suspended; this is for one that went wrong by itself.
+    """
+    layout = host_layout()
+    if all_guests:
+        names = tuple(running_guests(layout))
+    elif not names:
+        raise UsageError("no guest is named", fix="inn clock NAME, or inn clock --all")
+    _each(names, lambda name: set_clock(layout, name))
+
+
+def _each(names: tuple[str, ...], act: Callable[[str], None]) -> None:
+    """Do something to each; what fails for one is told, and the others are gone on with.
+
+    :raise InnError: the last failure.
+    """
+    failures: list[InnError] = []
     for name in names:
-        resume_machine(layout, name)
-        click.echo(name)
+        try:
+            act(name)
+        except InnError as error:
+            failures.append(error)
+        else:
+            click.echo(name)
+    for failure in failures[:-1]:
+        render_error(failure, as_json=False)
+    if failures:
+        raise failures[-1]
 
 
 @click.command()

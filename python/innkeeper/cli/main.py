@@ -21,6 +21,7 @@ VERBS = {
     "start": ("innkeeper.cli.lifecycle:start", "Start machines."),
     "stop": ("innkeeper.cli.lifecycle:stop", "Stop guests in order, or less politely."),
     "restart": ("innkeeper.cli.lifecycle:restart", "Stop machines and start them again."),
+    "clock": ("innkeeper.cli.lifecycle:clock", "Set the clocks of guests to the host's."),
     "set": ("innkeeper.cli.set:set_verb", "Change a machine's settings, or a guest's memory."),
     "rm": ("innkeeper.cli.lifecycle:rm", "Remove machines."),
     "ls": ("innkeeper.cli.ls:ls", "List machines and running guests."),

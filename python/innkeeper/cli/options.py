@@ -91,6 +91,13 @@ _MACHINE = (
         help="uefi: OVMF, with variables of the machine's own.",
     ),
     click.option(
+        "--timezone",
+        default="host",
+        show_default=True,
+        metavar="host|utc|guest|AREA/CITY",
+        help="The guest's time zone; host follows this host's, guest leaves it alone.",
+    ),
+    click.option(
         "--oem-string",
         "oem_strings",
         multiple=True,
@@ -208,7 +215,7 @@ def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> di
     )
     return {
         key: list(values[key]) if isinstance(values[key], tuple) else values[key]
-        for key in (*keys, "forward", "restart", "firmware", "oem_strings", "qemu_args")
+        for key in (*keys, "forward", "restart", "firmware", "oem_strings", "qemu_args", "timezone")
         if key in values and given(key)
     }
 

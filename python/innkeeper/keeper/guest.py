@@ -189,6 +189,7 @@ class Start:
         """The ends of a started QEMU's channels, each closed by `stack`."""
         # Imported while QEMU starts: protobuf and the native module take 30 ms.
         from innkeeper.agent.announce import AnnounceServer
+        from innkeeper.keeper.hosttime import HostTime
         from innkeeper.switchboard.device import Switchboard
 
         assert qemu.vsock is not None
@@ -209,6 +210,8 @@ class Start:
             on_ports=forwarder.update if forwarder is not None else None,
             relay_logs=self._open_guestlog(stack),
         )
+        follow_time = HostTime(announce, self._plan.machine.timezone, tell=self._tell)
+        stack.callback(follow_time.close)
         announce.start()
         stack.push_async_callback(announce.close)
         stack.callback(folder.announce.unlink, missing_ok=True)
@@ -222,10 +225,14 @@ class Start:
 
     def _on_failure(self, failure: Failure) -> None:
         # Of a run, the starter tells: those until it was ready, or with an error.
+        self._tell(f"the guest's agent: {failure.what}: {failure.detail}")
+
+    def _tell(self, text: str) -> None:
+        """A line for the log of a machine; a run's stderr is its user's."""
         if not self._plan.attached:
             from innkeeper.keeper.forward import say
 
-            say(f"the guest's agent: {failure.what}: {failure.detail}")
+            say(text)
 
     def _open_forwarder(self, stack: AsyncExitStack) -> Forwarder | None:
         if self._plan.machine.forward == "none":

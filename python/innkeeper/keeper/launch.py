@@ -47,7 +47,9 @@ def launch_keeper(*, stdout: int | None = None, stderr: int = 2) -> Launched:
             stderr=stderr,
             new_session=True,
             # The keeper is this same program, wherever that was imported from.
-            env={key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
+            env={
+                key: os.environ[key] for key in ("PYTHONPATH", "INN_LOCALTIME") if key in os.environ
+            },
             # It tears down in order when our end closes; no signal must cut that short.
             die_with_parent=False,
         )

@@ -126,6 +126,25 @@ def resume_machine(layout: Layout, name: str) -> None:
     ask_keeper(layout, name, Resume(), timeout_s=_ANSWER_LIMIT_S)
 
 
+def set_clock(layout: Layout, name: str, *, timeout_s: float = _ANSWER_LIMIT_S) -> None:
+    """Set a running guest's clock to the host's, and wait until it is.
+
+    :raise GuestError: it does not run, or its agent refused.
+    :raise TimedOut: its agent did not answer.
+    """
+    require_running(layout, name)
+    if read_record(layout, name).state == "paused":
+        raise GuestError(
+            f"the guest {name!r} is paused",
+            stage="clock",
+            fix=f"`inn resume {name}`, which sets its clock",
+        )
+    from innkeeper.agent.control import ControlClient
+
+    with ControlClient(layout.guest(name).agent) as agent:
+        agent.set_time(timeout_s=timeout_s)
+
+
 def set_memory(layout: Layout, name: str, memory_bytes: int, *, timeout_s: float) -> int:
     """Change the memory of a running guest, until it ends; returns what it has then.
 

@@ -25,6 +25,7 @@ from innkeeper.registry.layout import Layout
 from innkeeper.registry.names import check_free
 from innkeeper.switchboard.native import tsc_khz
 from innkeeper.system.host import memory_available_bytes
+from innkeeper.system.zone import named_zone
 
 # QEMU itself with TCG's translation cache, and the keeper.
 _OVERHEAD_BYTES = 96 * MIB
@@ -72,6 +73,7 @@ def prepare_run(
         )
     qemu = qemu_facts(layout.cache)
     firmware = find_firmware(machine.firmware)
+    check_zone(machine.timezone)
     image = _choose_image(machine, layout, report)
     verdict = choose_accelerator(
         machine.accel,
@@ -99,6 +101,20 @@ def prepare_run(
         record=record,
         firmware=firmware,
     )
+
+
+def check_zone(timezone: str) -> None:
+    """Refuse a time zone that this host does not know.
+
+    :raise UsageError: it is not one.
+    """
+    if timezone not in ("host", "utc", "guest") and named_zone(timezone) is None:
+        raise UsageError(
+            f"this host has no time zone {timezone!r}",
+            stage="time zone",
+            fix="give host, utc, guest or a name below /usr/share/zoneinfo "
+            "(apt-get install tzdata)",
+        )
 
 
 def check_memory(machine: Machine, available_bytes: int | None) -> None:

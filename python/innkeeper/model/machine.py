@@ -56,6 +56,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar append: words added to the kernel command line.
     :ivar firmware: "default", "uefi" or two files as "CODE:VARIABLES".
     :ivar oem_strings: texts in the guest's SMBIOS table (type 11).
+    :ivar timezone: "host" follows the host's; "utc", a name as "Europe/Berlin", or
+        "guest" for what the guest says itself.
     :ivar qemu_args: arguments added to QEMU's own.
     :ivar ports: published ports; they need the user network.
     :ivar forward: "auto" leads the host's loopback to ports that the guest listens on.
@@ -79,6 +81,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     firmware: str = "default"
     oem_strings: tuple[str, ...] = ()
     qemu_args: tuple[str, ...] = ()
+    timezone: str = "host"
 
     def __post_init__(self) -> None:
         check_name(self.name)

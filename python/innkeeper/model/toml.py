@@ -17,7 +17,7 @@ from innkeeper.model.sizes import parse_size
 KEYS = (
     *("name", "cpus", "memory", "image", "flavour", "root_overlay", "kernel", "initrd", "append"),
     *("accel", "network", "ports", "forward", "restart"),
-    *("firmware", "oem_strings", "qemu_args"),
+    *("firmware", "oem_strings", "qemu_args", "timezone"),
 )
 
 

@@ -239,3 +239,23 @@ def test_ports_are_told_only_where_asked() -> None:
             assert await seen.get() == (ListeningPort("tcp", 8080, "::", False),)
 
     run(test)
+
+
+def test_the_zone_is_told_after_each_hello_and_when_it_changes() -> None:
+    def frame(name: str) -> bytes:
+        zone = announce_pb2.Zone(name=name, tzif=b"TZif")
+        return encode_frame(announce_pb2.HostMessage(zone=zone).SerializeToString())
+
+    async def run() -> None:
+        async with serving() as host:
+            host.server.set_zone("Test/East", b"TZif")
+            reader, _ = await host.dial(hello())
+            east = WELCOME + frame("Test/East")
+            assert await reader.readexactly(len(east)) == east
+            host.server.set_zone("Test/West", b"TZif")
+            assert await reader.readexactly(len(frame("Test/West"))) == frame("Test/West")
+            again, _ = await host.dial(hello())
+            west = WELCOME + frame("Test/West")
+            assert await again.readexactly(len(west)) == west
+
+    asyncio.run(run())

@@ -7,7 +7,7 @@ pub mod network;
 mod resolv;
 pub mod shutdown;
 mod time;
-mod timezone;
+pub mod timezone;
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SetTimezone: which zone /etc/localtime is.
+//! SetTimezone, and the host's zone in the announcement: what /etc/localtime is.
 
 use std::io;
 use std::os::unix::fs::symlink;
@@ -18,6 +18,27 @@ pub fn set(name: &str) -> Result<(), Status> {
     let zone = zone(Path::new(ZONES), name)?;
     replace(Path::new(LOCALTIME), &zone)
         .map_err(|error| Status::internal(format!("{LOCALTIME}: {error}")))
+}
+
+/// Makes the host's zone the local one: the guest's own file of that name, or
+/// the host's where the guest has none.
+pub fn follow(name: &str, tzif: &[u8]) -> io::Result<()> {
+    let link = Path::new(LOCALTIME);
+    match zone(Path::new(ZONES), name) {
+        Ok(own) => replace(link, &own),
+        Err(_) => write(link, tzif),
+    }
+}
+
+/// A file in place of a link, for guests without tzdata.
+fn write(link: &Path, tzif: &[u8]) -> io::Result<()> {
+    if !tzif.starts_with(b"TZif") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no TZif file"));
+    }
+    let new = link.with_extension("new");
+    remove(&new)?;
+    std::fs::write(&new, tzif)?;
+    std::fs::rename(&new, link)
 }
 
 fn zone(zones: &Path, name: &str) -> Result<PathBuf, Status> {
@@ -42,12 +63,16 @@ fn zone(zones: &Path, name: &str) -> Result<PathBuf, Status> {
 /// Readers see the old zone or the new one.
 fn replace(link: &Path, zone: &Path) -> io::Result<()> {
     let new = link.with_extension("new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove(&new)?;
     symlink(zone, &new)?;
     std::fs::rename(&new, link)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +96,12 @@ mod tests {
         replace(&link, Path::new("/elsewhere")).unwrap();
         replace(&link, &found).unwrap();
         assert_eq!(std::fs::read_to_string(&link).unwrap(), "TZif");
+        write(&link, b"TZif2").unwrap();
+        assert!(!link.is_symlink());
+        assert_eq!(std::fs::read_to_string(&link).unwrap(), "TZif2");
+        assert!(write(&link, b"#!/bin/sh").is_err());
+        // What the link led to is as it was.
+        assert_eq!(std::fs::read_to_string(&found).unwrap(), "TZif");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!innkeeper/agent/pb/announce.proto\x12\x12innkeeper.announce\"\x9d\x01\n\x0c\x41gentMessage\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.innkeeper.announce.HelloH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.innkeeper.announce.FailureH\x00\x12*\n\x05ports\x18\x03 \x01(\x0b\x32\x19.innkeeper.announce.PortsH\x00\x42\x05\n\x03msg\"~\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07is_init\x18\x03 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x12\n\nstarted_ns\x18\x05 \x01(\x04\x12\x10\n\x08ready_ns\x18\x06 \x01(\x04\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\xe2\x01\n\x0bHostMessage\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.innkeeper.announce.WelcomeH\x00\x12\x30\n\x08shutdown\x18\x02 \x01(\x0b\x32\x1c.innkeeper.announce.ShutdownH\x00\x12\x35\n\x0bwatch_ports\x18\x03 \x01(\x0b\x32\x1e.innkeeper.announce.WatchPortsH\x00\x12\x33\n\nrelay_logs\x18\x04 \x01(\x0b\x32\x1d.innkeeper.announce.RelayLogsH\x00\x42\x05\n\x03msg\"\n\n\x08Shutdown\" \n\x07Welcome\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\"\x0c\n\nWatchPorts\"\x0b\n\tRelayLogs\"9\n\x05Ports\x12\x30\n\x05ports\x18\x01 \x03(\x0b\x32!.innkeeper.announce.ListeningPort\"t\n\rListeningPort\x12\x32\n\x08protocol\x18\x01 \x01(\x0e\x32 .innkeeper.announce.PortProtocol\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08loopback\x18\x04 \x01(\x08*W\n\x0cPortProtocol\x12\x19\n\x15PORT_PROTOCOL_UNKNOWN\x10\x00\x12\x15\n\x11PORT_PROTOCOL_TCP\x10\x01\x12\x15\n\x11PORT_PROTOCOL_UDP\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!innkeeper/agent/pb/announce.proto\x12\x12innkeeper.announce\"\x9d\x01\n\x0c\x41gentMessage\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.innkeeper.announce.HelloH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.innkeeper.announce.FailureH\x00\x12*\n\x05ports\x18\x03 \x01(\x0b\x32\x19.innkeeper.announce.PortsH\x00\x42\x05\n\x03msg\"~\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07is_init\x18\x03 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x12\n\nstarted_ns\x18\x05 \x01(\x04\x12\x10\n\x08ready_ns\x18\x06 \x01(\x04\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x8c\x02\n\x0bHostMessage\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.innkeeper.announce.WelcomeH\x00\x12\x30\n\x08shutdown\x18\x02 \x01(\x0b\x32\x1c.innkeeper.announce.ShutdownH\x00\x12\x35\n\x0bwatch_ports\x18\x03 \x01(\x0b\x32\x1e.innkeeper.announce.WatchPortsH\x00\x12\x33\n\nrelay_logs\x18\x04 \x01(\x0b\x32\x1d.innkeeper.announce.RelayLogsH\x00\x12(\n\x04zone\x18\x05 \x01(\x0b\x32\x18.innkeeper.announce.ZoneH\x00\x42\x05\n\x03msg\"\n\n\x08Shutdown\" \n\x07Welcome\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\"\"\n\x04Zone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04tzif\x18\x02 \x01(\x0c\"\x0c\n\nWatchPorts\"\x0b\n\tRelayLogs\"9\n\x05Ports\x12\x30\n\x05ports\x18\x01 \x03(\x0b\x32!.innkeeper.announce.ListeningPort\"t\n\rListeningPort\x12\x32\n\x08protocol\x18\x01 \x01(\x0e\x32 .innkeeper.announce.PortProtocol\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08loopback\x18\x04 \x01(\x08*W\n\x0cPortProtocol\x12\x19\n\x15PORT_PROTOCOL_UNKNOWN\x10\x00\x12\x15\n\x11PORT_PROTOCOL_TCP\x10\x01\x12\x15\n\x11PORT_PROTOCOL_UDP\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'innkeeper.agent.pb.announce_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PORTPROTOCOL']._serialized_start=865
-  _globals['_PORTPROTOCOL']._serialized_end=952
+  _globals['_PORTPROTOCOL']._serialized_start=943
+  _globals['_PORTPROTOCOL']._serialized_end=1030
   _globals['_AGENTMESSAGE']._serialized_start=58
   _globals['_AGENTMESSAGE']._serialized_end=215
   _globals['_HELLO']._serialized_start=217
@@ -40,17 +40,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE']._serialized_start=345
   _globals['_FAILURE']._serialized_end=384
   _globals['_HOSTMESSAGE']._serialized_start=387
-  _globals['_HOSTMESSAGE']._serialized_end=613
-  _globals['_SHUTDOWN']._serialized_start=615
-  _globals['_SHUTDOWN']._serialized_end=625
-  _globals['_WELCOME']._serialized_start=627
-  _globals['_WELCOME']._serialized_end=659
-  _globals['_WATCHPORTS']._serialized_start=661
-  _globals['_WATCHPORTS']._serialized_end=673
-  _globals['_RELAYLOGS']._serialized_start=675
-  _globals['_RELAYLOGS']._serialized_end=686
-  _globals['_PORTS']._serialized_start=688
-  _globals['_PORTS']._serialized_end=745
-  _globals['_LISTENINGPORT']._serialized_start=747
-  _globals['_LISTENINGPORT']._serialized_end=863
+  _globals['_HOSTMESSAGE']._serialized_end=655
+  _globals['_SHUTDOWN']._serialized_start=657
+  _globals['_SHUTDOWN']._serialized_end=667
+  _globals['_WELCOME']._serialized_start=669
+  _globals['_WELCOME']._serialized_end=701
+  _globals['_ZONE']._serialized_start=703
+  _globals['_ZONE']._serialized_end=737
+  _globals['_WATCHPORTS']._serialized_start=739
+  _globals['_WATCHPORTS']._serialized_end=751
+  _globals['_RELAYLOGS']._serialized_start=753
+  _globals['_RELAYLOGS']._serialized_end=764
+  _globals['_PORTS']._serialized_start=766
+  _globals['_PORTS']._serialized_end=823
+  _globals['_LISTENINGPORT']._serialized_start=825
+  _globals['_LISTENINGPORT']._serialized_end=941
 # @@protoc_insertion_point(module_scope)

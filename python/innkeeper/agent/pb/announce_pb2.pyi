@@ -143,6 +143,7 @@ class HostMessage(_message.Message):
     SHUTDOWN_FIELD_NUMBER: _builtins.int
     WATCH_PORTS_FIELD_NUMBER: _builtins.int
     RELAY_LOGS_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -151,6 +152,8 @@ class HostMessage(_message.Message):
     def watch_ports(self) -> Global___WatchPorts: ...
     @_builtins.property
     def relay_logs(self) -> Global___RelayLogs: ...
+    @_builtins.property
+    def zone(self) -> Global___Zone: ...
     def __init__(
         self,
         *,
@@ -158,12 +161,13 @@ class HostMessage(_message.Message):
         shutdown: Global___Shutdown | None = ...,
         watch_ports: Global___WatchPorts | None = ...,
         relay_logs: Global___RelayLogs | None = ...,
+        zone: Global___Zone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_ports", b"watch_ports", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_ports", b"watch_ports", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs"]  # noqa: Y015
+    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs", "zone"]  # noqa: Y015
     _WhichOneofArgType_msg: _TypeAlias = _typing.Literal["msg", b"msg"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_msg) -> _WhichOneofReturnType_msg | None: ...
 
@@ -209,6 +213,36 @@ class Welcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Zone(_message.Message):
+    """The guest's time zone, said after Welcome and again after every change. The
+    agent makes it /etc/localtime.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TZIF_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As "Europe/Berlin"; the guest's own file of that name goes before `tzif`.
+    Empty where the host's zone has no name.
+    """
+    tzif: _builtins.bytes
+    """A TZif file (RFC 8536)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tzif: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tzif", b"tzif"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Zone: _TypeAlias = Zone  # noqa: Y015
 
 @_typing.final
 class WatchPorts(_message.Message):

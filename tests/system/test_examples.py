@@ -37,6 +37,7 @@ def test_an_example(name: str) -> None:
     assert EXPECTED[name] in run(str(EXAMPLES / name))
 
 
+@pytest.mark.slow
 def test_the_example_for_pytest_in_two_workers() -> None:
     plugin = () if _installed() else ("-p", "innkeeper.testing.plugin")
     out = run("-m", "pytest", "-n", "2", *plugin, str(EXAMPLES / "test_with_guest.py"))

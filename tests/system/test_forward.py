@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guests import Inn
 
+from innkeeper import Machine
 from innkeeper.agent.control import ControlClient
 from innkeeper.agent.ports import open_forward
 from innkeeper.errors import GuestError
+from innkeeper.testing.plugin import VmFactory
 
 Eventually = Callable[[Callable[[], bool]], None]
 
@@ -24,16 +25,14 @@ SIZE = 10 << 20
 LIMIT_S = 60.0
 
 
+pytestmark = pytest.mark.inn(forward="auto")
+
+
 @pytest.fixture
-def machine(inn: Inn) -> Iterator[str]:
-    """A running machine whose ports are led to, without a network."""
-    assert inn("create", "fwd", "--forward", "auto", "--network", "none").code == 0
-    try:
-        begun = inn("start", "fwd")
-        assert begun.code == 0, begun.error
-        yield "fwd"
-    finally:
-        assert inn("rm", "-f", "fwd").code == 0
+def guest(vm: Machine) -> Iterator[Machine]:
+    """The guest, whose ports are led to without a network; its servers end with the test."""
+    yield vm
+    vm.exec(["killall", "-q", "httpd", "nc"])
 
 
 def free_port() -> int:
@@ -64,45 +63,44 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
-def serve_page(inn: Inn, name: str, address: str) -> None:
+def serve_page(guest: Machine, address: str) -> None:
     script = f"mkdir -p /www; echo hello > /www/index.html; httpd -h /www -p {address}"
-    done = inn("exec", name, "sh", "-c", script)
-    assert done.code == 0, done.error
+    guest.exec(["sh", "-c", script], check=True)
 
 
-def serve_echo(inn: Inn, name: str, port: int) -> None:
-    done = inn("exec", name, "sh", "-c", f"nc -ll -p {port} -e cat >/dev/null 2>&1 &")
-    assert done.code == 0, done.error
+def serve_echo(guest: Machine, port: int) -> None:
+    guest.exec(["sh", "-c", f"nc -ll -p {port} -e cat >/dev/null 2>&1 &"], check=True)
 
 
-def test_a_loopback_listener_comes_and_goes(inn: Inn, machine: str, eventually: Eventually) -> None:
+def keeper_log(guest: Machine) -> str:
+    return "\n".join(line.text for line in guest.logs("keeper"))
+
+
+def test_a_loopback_listener_comes_and_goes(guest: Machine, eventually: Eventually) -> None:
     port = free_port()
     assert not reachable(port)
-    serve_page(inn, machine, f"127.0.0.1:{port}")
-    serve_page(inn, machine, "80")
+    serve_page(guest, f"127.0.0.1:{port}")
+    serve_page(guest, "80")
     eventually(lambda: reachable(port))
     assert b"hello" in get(port)
     assert b"hello" in get(port)
-    assert inn("exec", machine, "killall", "httpd").code == 0
+    guest.exec(["killall", "httpd"], check=True)
     eventually(lambda: not reachable(port))
     # Ports under 1024 are the host's own.
-    log = inn("logs", "--source", "keeper", machine).stdout.decode()
+    log = keeper_log(guest)
     assert f"port {port} of the guest is 127.0.0.1:{port} here" in log
     assert "port 80 " not in log
 
 
-def test_a_port_that_is_taken_gets_the_next_one(
-    inn: Inn, machine: str, state_dir: Path, eventually: Eventually
-) -> None:
-    log = state_dir / "machines" / machine / "keeper.log"
+def test_a_port_that_is_taken_gets_the_next_one(guest: Machine, eventually: Eventually) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = int(taken.getsockname()[1])
-        serve_page(inn, machine, str(port))
+        serve_page(guest, str(port))
         said = re.compile(rf"port {port} of the guest is 127\.0\.0\.1:(\d+) here \({port} is taken")
-        eventually(lambda: said.search(log.read_text()) is not None)
-        match = said.search(log.read_text())
+        eventually(lambda: said.search(keeper_log(guest)) is not None)
+        match = said.search(keeper_log(guest))
         assert match is not None
         other = int(match[1])
         assert other > port
@@ -110,10 +108,10 @@ def test_a_port_that_is_taken_gets_the_next_one(
 
 
 def test_ten_mebibytes_both_ways_and_each_end_of_file(
-    inn: Inn, machine: str, eventually: Eventually
+    guest: Machine, eventually: Eventually
 ) -> None:
     port = free_port()
-    serve_echo(inn, machine, port)
+    serve_echo(guest, port)
     eventually(lambda: reachable(port))
     data = os.urandom(SIZE)
     with connect(port) as slow, connect(port) as sock:
@@ -134,10 +132,10 @@ def test_ten_mebibytes_both_ways_and_each_end_of_file(
 
 
 def test_single_connections_and_what_is_listened_on(
-    inn: Inn, machine: str, runtime_dir: Path, eventually: Eventually
+    guest: Machine, runtime_dir: Path, eventually: Eventually
 ) -> None:
-    folder = runtime_dir / machine
-    serve_page(inn, machine, "127.0.0.1:80")
+    folder = runtime_dir / guest.name
+    serve_page(guest, "127.0.0.1:80")
     with open_forward(folder / "vsock.sock", 80) as sock:
         sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         sock.shutdown(socket.SHUT_WR)
@@ -152,20 +150,16 @@ def test_single_connections_and_what_is_listened_on(
             return {(port.protocol, port.port, port.loopback) for port in agent.listening_ports()}
 
     assert listening() == {("tcp", 80, True)}
-    serve_page(inn, machine, "8080")
+    serve_page(guest, "8080")
     assert listening() == {("tcp", 80, True), ("tcp", 8080, False)}
-    assert inn("exec", machine, "killall", "httpd").code == 0
+    guest.exec(["killall", "httpd"], check=True)
     eventually(lambda: listening() == set())
 
 
-def test_without_the_option_nothing_is_led_to(inn: Inn) -> None:
+@pytest.mark.inn(forward="none")
+def test_without_the_option_nothing_is_led_to(vm_factory: VmFactory) -> None:
+    guest = vm_factory()
     port = free_port()
-    assert inn("create", "quiet").code == 0
-    try:
-        assert inn("start", "quiet").code == 0
-        serve_page(inn, "quiet", str(port))
-        assert not reachable(port)
-        log = inn("logs", "--source", "keeper", "quiet").stdout
-        assert b"of the guest is" not in log
-    finally:
-        assert inn("rm", "-f", "quiet").code == 0
+    serve_page(guest, str(port))
+    assert not reachable(port)
+    assert "of the guest is" not in keeper_log(guest)

@@ -107,6 +107,7 @@ def follow(steps: list[str]) -> str:
     return "".join(printed)
 
 
+@pytest.mark.slow
 def test_thirty_seconds_of_use() -> None:
     steps = [step.replace("; echo $?", " || echo $?") for step in commands(console(0))]
     assert ".venv/bin/inn run" in steps

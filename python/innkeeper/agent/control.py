@@ -149,11 +149,13 @@ class ControlClient:
         flags: int = 0,
         options: str = "",
         create_target: bool = False,
+        mkfs_if_needed: bool = False,
         timeout_s: float = _CALL_TIMEOUT_S,
     ) -> None:
         """Mount a file system in the guest.
 
         :param flags: as in mount(2).
+        :param mkfs_if_needed: make a file system first on a disk that holds nothing.
         :raise GuestError: the guest could not mount it.
         """
         request = self._pb.MountRequest(
@@ -163,6 +165,7 @@ class ControlClient:
             mountflags=flags,
             options=options,
             create_target=create_target,
+            mkfs_if_needed=mkfs_if_needed,
         )
         answer = self._call("Mount", self._stub.Mount, request, timeout_s)
         if answer.error:

@@ -97,7 +97,9 @@ impl Maitred for Control {
         &self,
         request: Request<MountRequest>,
     ) -> Result<Response<MountResponse>, Status> {
-        mount::mount(request.into_inner()).await.map(Response::new)
+        mount::mount(&self.agent, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn configure_network(

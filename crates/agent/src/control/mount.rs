@@ -1,23 +1,87 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Mount: one mount(2) call, its errno in the answer.
+//! Mount: one mount(2) call, its errno in the answer; before it, perhaps, a new
+//! file system on a disk that has none.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use tonic::Status;
 
-use super::proto::{MountRequest, MountResponse};
+use super::launch::launch_process;
+use super::proto::{LaunchProcessRequest, MountRequest, MountResponse, ProcessStatus};
+use crate::agent::Agent;
 
 /// Mode of a created target when the request names none.
 const DEFAULT_MODE: u32 = 0o755;
 
-/// Mounts on a thread that may block: the server of a share may hang.
-pub async fn mount(request: MountRequest) -> Result<MountResponse, Status> {
-    let mounted = tokio::task::spawn_blocking(move || mount_now(&request)).await;
-    let result = mounted.map_err(|error| Status::internal(error.to_string()))?;
+/// A disk with nothing in this many bytes has no file system: the
+/// superblocks of all that Linux mounts begin within it.
+const BLANK: u64 = 1 << 20;
+
+/// Mounts, and makes a file system first where that is asked for and needed.
+pub async fn mount(agent: &Arc<Agent>, request: MountRequest) -> Result<MountResponse, Status> {
+    let mut result = mount_apart(&request).await?;
+    if request.mkfs_if_needed && result.is_err() && is_blank_apart(&request.source).await? {
+        result = match make_file_system(agent, &request).await? {
+            Ok(()) => mount_apart(&request).await?,
+            failed => failed,
+        };
+    }
     Ok(MountResponse {
         error: result.err().map_or(0, |errno| errno as i32),
+    })
+}
+
+/// Mounts on a thread that may block: the server of a share may hang.
+async fn mount_apart(request: &MountRequest) -> Result<nix::Result<()>, Status> {
+    let request = request.clone();
+    tokio::task::spawn_blocking(move || mount_now(&request))
+        .await
+        .map_err(|error| Status::internal(error.to_string()))
+}
+
+async fn is_blank_apart(source: &str) -> Result<bool, Status> {
+    let source = source.to_owned();
+    tokio::task::spawn_blocking(move || is_blank(&source).unwrap_or(false))
+        .await
+        .map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Whether a block device holds nothing where a file system would begin. What
+/// cannot be read, or is no disk, is not for us to overwrite.
+fn is_blank(source: &str) -> std::io::Result<bool> {
+    if !std::fs::metadata(source)?.file_type().is_block_device() {
+        return Ok(false);
+    }
+    let mut data = Vec::new();
+    File::open(source)?.take(BLANK).read_to_end(&mut data)?;
+    Ok(!data.is_empty() && data.iter().all(|byte| *byte == 0))
+}
+
+async fn make_file_system(
+    agent: &Arc<Agent>,
+    request: &MountRequest,
+) -> Result<nix::Result<()>, Status> {
+    let program = format!("mkfs.{}", request.fstype);
+    let launch = LaunchProcessRequest {
+        argv: vec![program.clone(), request.source.clone()],
+        wait_for_exit: true,
+        ..Default::default()
+    };
+    let response = launch_process(agent, launch).await?;
+    Ok(match (response.status(), response.code) {
+        (ProcessStatus::Exited, 0) => Ok(()),
+        (ProcessStatus::Failed, errno) => Err(Errno::from_raw(errno)),
+        (_, code) => {
+            let said = String::from_utf8_lossy(&response.output);
+            let detail = format!("{program} {}: {code}: {said}", request.source);
+            agent.failures.report("mkfs", detail);
+            Err(Errno::EIO)
+        }
     })
 }
 
@@ -58,6 +122,13 @@ fn create_target(request: &MountRequest) -> nix::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_disks_can_be_blank() {
+        assert!(!is_blank("/dev/zero").unwrap());
+        assert!(!is_blank("/proc/version").unwrap());
+        assert!(is_blank("/no/such").is_err());
+    }
 
     #[test]
     fn errors_are_errnos() {

@@ -188,6 +188,7 @@ class MountRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     CREATE_TARGET_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
+    MKFS_IF_NEEDED_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     target: _builtins.str
     fstype: _builtins.str
@@ -196,6 +197,8 @@ class MountRequest(_message.Message):
     create_target: _builtins.bool
     permissions: _builtins.int
     """Mode of a created target; 0 means 0755."""
+    mkfs_if_needed: _builtins.bool
+    """Run mkfs.FSTYPE on a source whose first MiB is all zero, and mount again."""
     def __init__(
         self,
         *,
@@ -206,10 +209,11 @@ class MountRequest(_message.Message):
         options: _builtins.str = ...,
         create_target: _builtins.bool = ...,
         permissions: _builtins.int = ...,
+        mkfs_if_needed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_target", b"create_target", "fstype", b"fstype", "mountflags", b"mountflags", "options", b"options", "permissions", b"permissions", "source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_target", b"create_target", "fstype", b"fstype", "mkfs_if_needed", b"mkfs_if_needed", "mountflags", b"mountflags", "options", b"options", "permissions", b"permissions", "source", b"source", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,6 +18,10 @@ from innkeeper.system.interrupt import interruptible
 
 VERBS = {
     "build": ("innkeeper.cli.image_make:build", "Build an image from Debian's packages."),
+    "import": (
+        "innkeeper.cli.image_make:import_verb",
+        "Make an image of a folder, a tar or a disk.",
+    ),
     "install": ("innkeeper.cli.image_move:install", "Fetch an image from a folder or an address."),
     "export": ("innkeeper.cli.image_move:export", "Make a folder to install an image from."),
     "ls": ("innkeeper.cli.image:ls", "List images."),
@@ -35,6 +39,7 @@ def image() -> None:
     \b
     inn image build debian                          from packages, in a minute
     inn run --image debian -- systemctl is-system-running
+    inn image import mine --root rootfs.tar         from what there is already
 
     The image `tiny` is always there; it is made when it is first used.
     """

@@ -118,3 +118,75 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"cannot read {path}: {exc}", stage="recipe") from exc
+
+
+@click.command("import")
+@click.option(
+    "--root",
+    required=True,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A folder, a tar, a qcow2, a raw disk or file system, or a folder with vm_kernel, "
+    "vm_rootfs.img and vm_tools.img.",
+)
+@click.option(
+    "--kernel",
+    default="",
+    metavar="FILE",
+    help="A kernel file, or `debian` for that of the image tiny. [default: the root's own]",
+)
+@click.option(
+    "--modules",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The kernel's modules. [default: sought beside it]",
+)
+@click.option(
+    "--tools",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A second read-only file system.",
+)
+@click.option(
+    "--init",
+    default="",
+    metavar="PROGRAM",
+    help="PID 1: a program of the root, or agent. [default: the root's own, else agent]",
+)
+@click.option(
+    "--root-format",
+    default="erofs",
+    show_default=True,
+    type=click.Choice(["erofs", "squashfs", "ext4"]),
+    help="What is made of a folder or a tar.",
+)
+@FORCE
+@TIMINGS
+@FORMAT
+@click.argument("name")
+def import_verb(name: str, timings: bool, output_format: str, force: bool, **options: Any) -> None:
+    """Make the image NAME of what is there already; that stays as it is.
+
+    The kernel is the newest of each flavour in the root's /boot, with its modules,
+    unless one is given. Of a disk with partitions, the largest one with a file
+    system is taken.
+
+    \b
+    inn image import mine --root rootfs.tar --kernel debian
+    inn image import cloud --root debian-12-generic-amd64.qcow2
+    """
+    from innkeeper.images.bundles import check_image_name
+    from innkeeper.images.importing import Import, import_image
+
+    check_image_name(name)
+    layout = host_layout()
+    wanted = Import(packages=layout.cache / "packages", **options)
+    progress = Progress()
+    phases = Phases(progress.line, progress.step)
+    with interruptible():
+        try:
+            bundle, new = import_image(layout.images, name, wanted, phases=phases, force=force)
+        finally:
+            progress.clear()
+    show_phases(phases, timings=timings)
+    show_stored(bundle, new=new, output_format=output_format)

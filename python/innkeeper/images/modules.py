@@ -158,7 +158,11 @@ def folder_tree(folder: Path, release: str) -> ModuleTree:
         builtin = (folder / "modules.builtin").read_text("utf-8", "replace")
     except OSError:
         builtin = ""
-    paths = [str(path.relative_to(folder)) for path in folder.rglob("*.ko*") if path.is_file()]
+    paths = [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.ko*")
+        if path.is_file() and not path.is_symlink()
+    ]
     return ModuleTree(release, index_modules(paths), builtin_names(builtin), read)
 
 

@@ -28,12 +28,12 @@ _WANTED = (
 class KernelFile:
     """A kernel to be stored.
 
-    :ivar modules: the folder /lib/modules/RELEASE, None where there are none.
+    :ivar modules: None where there are none, and all that is needed is built in.
     """
 
     flavour: str
     path: Path
-    modules: Path | None
+    modules: ModuleTree | None
 
 
 def find_kernels(tree: Path) -> list[KernelFile]:
@@ -45,7 +45,9 @@ def find_kernels(tree: Path) -> list[KernelFile]:
     for path in sorted(tree.glob("boot/vmlinuz-*"), key=lambda path: _order(path.name)):
         if path.is_file() and not path.is_symlink():
             release = path.name.removeprefix("vmlinuz-")
-            found.append(KernelFile(flavour_of(release), path, modules_below(tree, release)))
+            folder = modules_below(tree, release)
+            modules = folder_tree(folder, release) if folder is not None else None
+            found.append(KernelFile(flavour_of(release), path, modules))
     return found[::-1]
 
 
@@ -95,10 +97,9 @@ def _store(
     modules: list[Module] = []
     modules_file = ""
     if kernel.modules is not None:
-        release = info.release or kernel.modules.name
-        tree = folder_tree(kernel.modules, release)
-        check_root_drivers(tree, root_type)
-        modules = select_modules(tree, (*_WANTED, *((root_type,) if root_type else ())))
+        release = info.release or kernel.modules.release
+        check_root_drivers(kernel.modules, root_type)
+        modules = select_modules(kernel.modules, (*_WANTED, *((root_type,) if root_type else ())))
         modules_file = f"modules{suffix}.cpio"
         write_new(folder / modules_file, modules_archive(release, modules), 0o644)
     name = f"vmlinuz{suffix}"

@@ -73,6 +73,25 @@ VAGUE_NAMES = frozenset(
 )
 
 
+# Where the time of day is meant: it is written down, shown, or compared with a file's.
+WALL_CLOCK = {
+    "innkeeper.agent.announce": "the guest's clock",
+    "innkeeper.agent.control": "the guest's clock",
+    "innkeeper.api.machine": "a record's time",
+    "innkeeper.cli.logs": "--since",
+    "innkeeper.cli.ls": "how long ago",
+    "innkeeper.cli.sessions": "how long ago",
+    "innkeeper.images.store": "ages of files",
+    "innkeeper.keeper.console": "a log's time",
+    "innkeeper.keeper.guestlog": "a log's time",
+    "innkeeper.keeper.lifecycle": "a record's time",
+    "innkeeper.keeper.logs": "a log's time",
+    "innkeeper.registry.machines": "a record's time",
+    "innkeeper.registry.names": "a record's time",
+    "innkeeper.system.clock": "changes of the clock",
+}
+
+
 @dataclass(frozen=True)
 class Source:
     """A Python file and its syntax tree."""
@@ -286,4 +305,24 @@ def test_there_are_no_shell_strings() -> None:
             and node.arg == "shell"
             and not (isinstance(node.value, ast.Constant) and node.value.value is False)
         ]
+    )
+
+
+def test_waits_use_the_monotonic_clock() -> None:
+    found = set()
+    violations = []
+    for source in package_sources():
+        for node in ast.walk(source.tree):
+            called = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if called in ("time.time", "time.time_ns", "datetime.now", "datetime.datetime.now"):
+                found.add(source.module)
+                if source.module not in WALL_CLOCK:
+                    violations.append(source.at(node, f"{called} jumps; time.monotonic() does not"))
+            if isinstance(node, ast.BinOp | ast.Compare) and "time.time()" in ast.unparse(node):
+                told = ast.unparse(node)
+                if "timeout" in told or "deadline" in told:
+                    violations.append(source.at(node, f"{told}: a clock that jumps"))
+    check(
+        violations
+        + [f"{module}: in WALL_CLOCK for nothing" for module in WALL_CLOCK.keys() - found]
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import NameInUse, OutOfMemory, UsageError
+from innkeeper.errors import HostError, NameInUse, OutOfMemory, UsageError
 from innkeeper.hypervisors.qemu.facts import qemu_facts
 from innkeeper.hypervisors.qemu.firmware import find_firmware
 from innkeeper.hypervisors.qemu.probe import choose_accelerator
@@ -19,12 +19,14 @@ from innkeeper.keeper.plan import RunPlan, plan_run
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
+from innkeeper.model.ports import PublishedPort
 from innkeeper.model.record import Record
 from innkeeper.model.sizes import MIB, format_size
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.names import check_free
 from innkeeper.switchboard.native import tsc_khz
 from innkeeper.system.host import memory_available_bytes
+from innkeeper.system.ports import find_port_fault, find_port_holder
 from innkeeper.system.zone import named_zone
 
 # QEMU itself with TCG's translation cache, and the keeper.
@@ -59,7 +61,7 @@ def prepare_run(
     that is not known yet.
 
     :param report: called with a line for each long step.
-    :param may_boot: without it the accelerator is not tried.
+    :param may_boot: without it nothing is tried: neither the accelerator nor published ports.
     :param record: of a machine that stays; without it the guest is nobody's.
     :raise InnError: something is missing; its fields say what.
     """
@@ -85,6 +87,8 @@ def prepare_run(
         may_boot=may_boot,
     )
     check_memory(machine, memory_available_bytes())
+    for port in machine.ports if may_boot else ():
+        check_port(port)
     return plan_run(
         machine,
         image,
@@ -114,6 +118,22 @@ def check_zone(timezone: str) -> None:
             stage="time zone",
             fix="give host, utc, guest or a name below /usr/share/zoneinfo "
             "(apt-get install tzdata)",
+        )
+
+
+def check_port(port: PublishedPort) -> None:
+    """Refuse a published port of the host that is taken, before there is a guest to wait for.
+
+    :raise HostError: nobody could listen there now.
+    """
+    fault = find_port_fault(port.protocol, port.address, port.host_port)
+    if fault is not None:
+        holder = find_port_holder(port.protocol, port.host_port)
+        raise HostError(
+            f"port {port.host_port}/{port.protocol} of {port.address} cannot be published: {fault}",
+            stage="ports",
+            evidence=(f"{holder} has it",) if holder else (),
+            fix="publish another port of the host, or stop what has this one",
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.errors import (
+    GuestError,
     GuestLost,
     InnError,
     KeeperLost,
@@ -111,10 +112,13 @@ class KeeperHandle:
         """The error for a keeper that is gone: what it reported, or that it died."""
         if self.failure is not None:
             return self.failure
+        name = self.plan.machine.name
+        if self.ended is not None and self.ended.reason == "stopped":
+            return GuestError(f"{name!r} was stopped while it started", stage="keeper")
         code = self.child.wait(1.0)
         how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
         return KeeperLost(
-            f"the keeper of {self.plan.machine.name!r} ended {how}",
+            f"the keeper of {name!r} ended {how}",
             stage="keeper",
             fix="the guest ended with it and nothing is left of both; start it again",
         )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -168,26 +169,57 @@ def host_layout() -> Layout:
         (layout.cache, "INN_CACHE_DIR"),
         (Path(layout.state_dir), "INN_STATE_DIR"),
     ):
+        _check_way(folder, variable)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            stat = folder.stat()
+            found = folder.stat()
         except OSError as exc:
             raise HostError(
                 f"cannot create the folder {folder}: {exc.strerror}",
                 stage="folders",
                 fix=f"set {variable} to a folder that you can write",
             ) from exc
-        if stat.st_uid != os.geteuid():
+        if found.st_uid != os.geteuid():
             raise HostError(
                 f"the folder {folder} belongs to another user",
                 stage="folders",
-                evidence=(f"owner is uid {stat.st_uid}",),
+                evidence=(f"owner is uid {found.st_uid}",),
                 fix=f"set {variable} to a folder of your own",
             )
-        if stat.st_mode & 0o022 and variable == "INN_RUNTIME_DIR":
+        if found.st_mode & (0o022 if variable == "INN_RUNTIME_DIR" else 0o002):
             raise HostError(
                 f"other users can write the folder {folder}",
                 stage="folders",
                 fix=f"chmod 700 {folder}",
             )
     return layout
+
+
+def _check_way(folder: Path, variable: str) -> None:
+    """Refuse a folder on whose way somebody else could put another in its place.
+
+    :raise HostError: a link is another user's; or, for the runtime folder, which is swept,
+        a folder above it can be written by everybody.
+    """
+    # In a user namespace, root's files look like those of whoever owns "/".
+    trusted = {0, os.geteuid(), Path("/").stat().st_uid}
+    path = folder.absolute()
+    for part in (*reversed(path.parents), path):
+        try:
+            found = part.lstat()
+        except OSError:
+            return  # what is missing is made by us
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in trusted:
+            raise HostError(
+                f"{part} is a link of another user",
+                stage="folders",
+                evidence=(f"owner is uid {found.st_uid}",),
+                fix=f"set {variable} to a folder of your own, without that link",
+            )
+        everybody = found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX
+        if variable == "INN_RUNTIME_DIR" and stat.S_ISDIR(found.st_mode) and everybody:
+            raise HostError(
+                f"other users can write the folder {part}",
+                stage="folders",
+                fix=f"set {variable} to a folder elsewhere, or chmod o-w {part}",
+            )

@@ -186,9 +186,18 @@ def _guest_paths(layout: Layout) -> list[Path]:
         return [
             path
             for path in layout.runtime.iterdir()
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
+            if path.is_dir()
+            and not path.is_symlink()
+            and not path.name.startswith(".")
+            and _is_guests(path)
         ]
     return []
+
+
+def _is_guests(path: Path) -> bool:
+    """What else lies in the runtime folder is not ours to sweep."""
+    folder = GuestFolder(path)
+    return any(mark.exists() for mark in (folder.lock, folder.state, folder.keeper, folder.vsock))
 
 
 def _free_cid(layout: Layout, own_name: str) -> int:

@@ -86,6 +86,10 @@ def test_a_shell_is_left_and_found_again(inn: Inn) -> None:
         second.expect(b"in-2")
         second.process.kill()
         second.process.wait()
+        hung_up = terminal("attach", NAME, session)
+        hung_up.expect(b"in-2")
+        hung_up.process.send_signal(signal.SIGHUP)
+        assert hung_up.process.wait(BOOT_LIMIT_S) == 128 + signal.SIGHUP
         third = terminal("attach", NAME, session)
         third.expect(b"in-2")
         third.type(b"echo still-$((40+2))\n")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,10 @@ def test_what_cannot_be_is_said_before_anything_starts(inn: Inn, tmp_path: Path)
     broken = inn("run", "--firmware", f"{tmp_path}/CODE:{tmp_path}/VARS", "--", "true")
     assert broken.code == 2
     assert "there is no firmware file" in broken.error
+    plan = json.loads(inn("plan", "run", "--format", "json").stdout)["plan"]
+    bare = inn("run", "--firmware", "uefi", "--kernel", plan["image"]["kernel"], "--", "true")
+    assert bare.code == 125
+    assert "it has no EFI stub" in bare.error
     refused = inn("run", "--qemu-arg=-no-such-option", "--", "true")
     assert refused.code == 125
     assert "no-such-option" in refused.error

@@ -56,7 +56,7 @@ def test_a_running_guest_gives_memory_back_and_takes_it_again(
     assert inn("start", machine).code == 0
     before = available(inn, machine)
     pid = inspect(inn, machine)[1]["qemu_pid"]
-    assert inn("exec", machine, "sh", "-c", "head -c 96m /dev/zero > /tmp/fill").code == 0
+    assert inn("exec", machine, "sh", "-c", "dd if=/dev/zero of=/tmp/fill bs=1M count=96").code == 0
     touched = resident(pid)
     assert touched > 96
     assert inn("exec", machine, "rm", "/tmp/fill").code == 0
@@ -78,7 +78,7 @@ def test_a_running_guest_gives_memory_back_and_takes_it_again(
         vm.set_memory("385M")
 
     # A guest that uses its memory gets there when it can, and says how far it came.
-    assert inn("exec", machine, "sh", "-c", "head -c 150m /dev/zero > /tmp/fill").code == 0
+    assert inn("exec", machine, "sh", "-c", "fallocate -l 150m /tmp/fill").code == 0
     done = inn("set", machine, "--memory", "96M", "--timeout", "1s")
     assert done.code == 124
     assert re.search(r"the guest has [\d.]+M of memory after 1 s, not yet the 96M", done.error)

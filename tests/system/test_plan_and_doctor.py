@@ -45,7 +45,7 @@ def test_doctor_checks_everything_the_guests_need(inn: Inn) -> None:
     checks = {check["name"]: check for check in value["checks"]}
     assert list(checks) == [
         *("qemu", "image", "accelerator", "vsock", "socket paths"),
-        *("memory", "disk", "virtiofsd", "tun", "subuid"),
+        *("memory", "disk", "virtiofsd", "uefi", "tun", "subuid"),
     ]
     assert done.code == 0, value
     assert value["ok"]

@@ -89,6 +89,21 @@ def check_initrd(path: Path) -> str:
     return kind
 
 
+def check_efi_stub(path: Path) -> None:
+    """Refuse a kernel that UEFI cannot start: its EFI stub makes it a PE file.
+
+    :raise ImageError: it has none.
+    """
+    with _open(path, "kernel") as view:
+        start = view[:2]
+    if start != b"MZ":
+        raise ImageError(
+            f"UEFI cannot start {path}: it has no EFI stub",
+            stage="image",
+            fix="give a bzImage built with CONFIG_EFI_STUB (Debian's is), or leave out --firmware",
+        )
+
+
 def _open(path: Path, what: str) -> mmap.mmap:
     """The file's bytes; no more of them are read than are looked at."""
     option = f"--{what}"

@@ -17,6 +17,7 @@ import msgspec
 
 from innkeeper.errors import InnError
 from innkeeper.hypervisors.qemu.facts import MINIMUM_VERSION, qemu_facts
+from innkeeper.hypervisors.qemu.firmware import find_firmware
 from innkeeper.hypervisors.qemu.probe import choose_accelerator
 from innkeeper.images.tiny import prepare_tiny
 from innkeeper.model.host import QemuFacts
@@ -69,6 +70,7 @@ def check_host(layout: Layout, *, report: Report) -> Iterator[Check]:
     yield check_memory(memory_available_bytes())
     yield check_disk(layout.cache, disk_free_bytes(layout.cache))
     yield _check_virtiofsd()
+    yield _check_uefi()
     yield _check_tun()
     yield check_subuid(Path("/etc/subuid"), getpass.getuser(), os.geteuid())
 
@@ -228,6 +230,15 @@ def check_virtiofsd(path: str, done: Completed) -> Check:
     return Check(
         name="virtiofsd", status="OK", reason=f"{path}: {said[0] if said else 'no version'}"
     )
+
+
+def _check_uefi() -> Check:
+    try:
+        firmware = find_firmware("uefi")
+    except InnError as error:
+        return Check(name="uefi", status="WARN", reason=error.brief, fix=error.fix)
+    assert firmware is not None
+    return Check(name="uefi", status="OK", reason=firmware.code.path)
 
 
 def _check_tun() -> Check:

@@ -12,7 +12,7 @@ from innkeeper.errors import HostError, NameInUse, OutOfMemory, UsageError
 from innkeeper.hypervisors.qemu.facts import qemu_facts
 from innkeeper.hypervisors.qemu.firmware import find_firmware
 from innkeeper.hypervisors.qemu.probe import choose_accelerator
-from innkeeper.images.kernel import check_initrd
+from innkeeper.images.kernel import check_efi_stub, check_initrd
 from innkeeper.images.tiny import NAME as TINY
 from innkeeper.images.tiny import prepare_tiny
 from innkeeper.keeper.plan import RunPlan, plan_run
@@ -77,6 +77,8 @@ def prepare_run(
     firmware = find_firmware(machine.firmware)
     check_zone(machine.timezone)
     image = _choose_image(machine, layout, report)
+    if firmware is not None:
+        check_efi_stub(Path(image.kernel_source))
     verdict = choose_accelerator(
         machine.accel,
         qemu,

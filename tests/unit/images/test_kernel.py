@@ -19,7 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from innkeeper.errors import ImageError
-from innkeeper.images.kernel import KernelInfo, check_initrd, check_kernel, extract_vmlinux
+from innkeeper.images.kernel import (
+    KernelInfo,
+    check_efi_stub,
+    check_initrd,
+    check_kernel,
+    extract_vmlinux,
+)
 
 Make = Callable[..., bytes]
 
@@ -200,3 +206,12 @@ def test_no_damage_gives_another_error(
             for read in (check_kernel, extract_vmlinux):
                 with contextlib.suppress(ImageError):
                     read(Path(file.name))
+
+
+def test_a_kernel_that_uefi_cannot_start(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(b"\x7fELF" + bytes(60))
+    with pytest.raises(ImageError, match="no EFI stub"):
+        check_efi_stub(kernel)
+    kernel.write_bytes(b"MZ" + bytes(62))
+    check_efi_stub(kernel)

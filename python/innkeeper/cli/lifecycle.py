@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import click
 
@@ -16,15 +16,17 @@ from innkeeper.keeper.machines import (
     set_clock,
     start_machine,
     stop_machine,
+    stop_machines,
     wait_for_state,
 )
 from innkeeper.keeper.messages import Event, Ready, StageDone
 from innkeeper.model.record import State
 from innkeeper.model.sizes import parse_duration
 from innkeeper.registry.layout import Layout, host_layout
-from innkeeper.registry.machines import load_machine
+from innkeeper.registry.machines import guest_lives, load_machine
 from innkeeper.registry.names import running_guests
 from innkeeper.system.interrupt import interruptible
+from innkeeper.system.terminal import is_terminal
 
 STOP_TIMEOUT = click.option(
     "-t",
@@ -41,12 +43,26 @@ NAMES = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.command()
 @TIMINGS
 @NAMES
-def start(names: tuple[str, ...], timings: bool) -> None:
-    """Start machines, and wait until each is ready. One that runs is left alone."""
+def start(names: tuple[str, ...], timings: bool) -> int:
+    """Start machines, and wait until each is ready. One that runs is left alone.
+
+    One that cannot be started does not keep the others from it.
+    """
     layout = host_layout()
     with interruptible():
-        for name in names:
-            _start(layout, name, timings=timings)
+        return _each(names, lambda name: _start(layout, name, timings=timings))
+
+
+def _each(names: Iterable[str], work: Callable[[str], None]) -> int:
+    """Do it for every name, whatever becomes of the others; the first failure's exit code."""
+    code = 0
+    for name in names:
+        try:
+            work(name)
+        except InnError as error:
+            render_error(error, as_json=False)
+            code = code or error.exit_code
+    return code
 
 
 def _start(layout: Layout, name: str, *, timings: bool) -> None:
@@ -76,14 +92,33 @@ def _start(layout: Layout, name: str, *, timings: bool) -> None:
 
 @click.command()
 @STOP_TIMEOUT
-@NAMES
-def stop(names: tuple[str, ...], timeout: str) -> None:
-    """Stop guests: ask the agent, then the power button, then QEMU, then kill it."""
+@click.option("-a", "--all", "everything", is_flag=True, help="All that run, of `inn run` too.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def stop(names: tuple[str, ...], everything: bool, timeout: str) -> int:
+    """Stop guests: ask the agent, then the power button, then QEMU, then kill it.
+
+    All are stopped at the same time. One that does not run is fine; a name
+    that nothing has is most often a typo, and an error (exit code 2).
+    """
     layout = host_layout()
-    for name in names:
-        if not stop_machine(layout, name, timeout_s=_seconds(timeout)):
+    if everything == bool(names):
+        raise UsageError("which guests?", fix="name some, or give --all")
+    wanted = sorted(running_guests(layout)) if everything else dict.fromkeys(names)
+    ends = dict[str, bool | InnError]()
+
+    def tell(name: str) -> None:
+        ended = ends[name]
+        if isinstance(ended, InnError):
+            raise ended
+        if not ended:
             click.echo(f"inn: {name} is not running", err=True)
         click.echo(name)
+
+    code = 0
+    for name, ended in stop_machines(layout, wanted, timeout_s=_seconds(timeout)):
+        ends[name] = ended
+        code = _each((name,), tell) or code
+    return code
 
 
 @click.command()
@@ -102,24 +137,34 @@ def restart(names: tuple[str, ...], timeout: str, timings: bool) -> None:
 
 @click.command()
 @NAMES
-def pause(names: tuple[str, ...]) -> None:
+def pause(names: tuple[str, ...]) -> int:
     """Stop the CPUs of guests; `inn resume` lets them go on."""
     layout = host_layout()
-    _each(names, lambda name: pause_machine(layout, name))
+
+    def work(name: str) -> None:
+        pause_machine(layout, name)
+        click.echo(name)
+
+    return _each(names, work)
 
 
 @click.command()
 @NAMES
-def resume(names: tuple[str, ...]) -> None:
+def resume(names: tuple[str, ...]) -> int:
     """Let paused guests go on, and set their clocks."""
     layout = host_layout()
-    _each(names, lambda name: resume_machine(layout, name))
+
+    def work(name: str) -> None:
+        resume_machine(layout, name)
+        click.echo(name)
+
+    return _each(names, work)
 
 
 @click.command()
 @click.option("-a", "--all", "all_guests", is_flag=True, help="All guests that run.")
 @click.argument("names", nargs=-1, metavar="NAME...")
-def clock(names: tuple[str, ...], all_guests: bool) -> None:
+def clock(names: tuple[str, ...], all_guests: bool) -> int:
     """Set the clocks of running guests to the host's, and wait until they are.
 
     A guest's clock is set at its start, after a pause, and when the host's own
@@ -130,38 +175,38 @@ def clock(names: tuple[str, ...], all_guests: bool) -> None:
         names = tuple(running_guests(layout))
     elif not names:
         raise UsageError("no guest is named", fix="inn clock NAME, or inn clock --all")
-    _each(names, lambda name: set_clock(layout, name))
 
+    def work(name: str) -> None:
+        set_clock(layout, name)
+        click.echo(name)
 
-def _each(names: tuple[str, ...], act: Callable[[str], None]) -> None:
-    """Do something to each; what fails for one is told, and the others are gone on with.
-
-    :raise InnError: the last failure.
-    """
-    failures: list[InnError] = []
-    for name in names:
-        try:
-            act(name)
-        except InnError as error:
-            failures.append(error)
-        else:
-            click.echo(name)
-    for failure in failures[:-1]:
-        render_error(failure, as_json=False)
-    if failures:
-        raise failures[-1]
+    return _each(names, work)
 
 
 @click.command()
 @click.option("-f", "--force", is_flag=True, help="Stop what runs; a missing machine is fine.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask. --force does not ask either.")
 @NAMES
-def rm(names: tuple[str, ...], force: bool) -> None:
-    """Remove machines with everything that belongs to them."""
+def rm(names: tuple[str, ...], force: bool, yes: bool) -> int:
+    """Remove machines with everything that belongs to them.
+
+    On a terminal, each is asked about before. One that runs is not removed,
+    unless --force stops it first.
+    """
     layout = host_layout()
-    for name in names:
-        if not remove_machine(layout, name, force=force) and not force:
+    asks = not (force or yes) and is_terminal(0) and is_terminal(2)
+
+    def work(name: str) -> None:
+        if not force:
             load_machine(layout, name)  # says that there is none, and the nearest name
+        question = f"Remove the machine {name} with everything that belongs to it?"
+        if asks and not guest_lives(layout, name) and not click.confirm(question, err=True):
+            click.echo(f"inn: {name} is kept", err=True)
+            return
+        remove_machine(layout, name, force=force)
         click.echo(name)
+
+    return _each(names, work)
 
 
 _WAITED: dict[str, tuple[State, ...]] = {

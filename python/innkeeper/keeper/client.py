@@ -32,6 +32,36 @@ from innkeeper.system.sockets import StreamSocket, connect_unix, wait_readable
 _CONNECT_LIMIT_S = 5.0
 
 
+class Asked:
+    """An operation that a keeper was asked for; others can be asked before it has answered.
+
+    :raise GuestError: there is no keeper.
+    """
+
+    def __init__(self, layout: Layout, name: str, operation: Operation) -> None:
+        self._name = name
+        self._stack = contextlib.ExitStack()
+        self._sock = self._stack.enter_context(_asked(layout, name, operation))
+
+    def answer(self, *, timeout_s: float) -> Answer:
+        """Wait until it is done; what the keeper said then. To be called once.
+
+        :raise GuestError: the keeper went away.
+        :raise TimedOut: it did not answer in time.
+        :raise InnError: it refused, with its reason.
+        """
+        answer = next(_answers(self._sock, time.monotonic() + timeout_s), None)
+        if answer is None:
+            raise GuestError(f"the keeper of {self._name!r} went away", stage="keeper")
+        if isinstance(answer, Refused):
+            raise error_from_dict(answer.error)
+        return answer
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        self._stack.close()
+
+
 def ask_keeper(layout: Layout, name: str, operation: Operation, *, timeout_s: float) -> Answer:
     """Have the keeper of a running guest do something, and wait until it is done.
 
@@ -39,13 +69,8 @@ def ask_keeper(layout: Layout, name: str, operation: Operation, *, timeout_s: fl
     :raise TimedOut: it did not answer in time.
     :raise InnError: it refused, with its reason.
     """
-    with _asked(layout, name, operation) as sock:
-        answer = next(_answers(sock, time.monotonic() + timeout_s), None)
-    if answer is None:
-        raise GuestError(f"the keeper of {name!r} went away", stage="keeper")
-    if isinstance(answer, Refused):
-        raise error_from_dict(answer.error)
-    return answer
+    with contextlib.closing(Asked(layout, name, operation)) as asked:
+        return asked.answer(timeout_s=timeout_s)
 
 
 def watch_states(layout: Layout, name: str, *, deadline: float | None) -> Iterator[StateChanged]:

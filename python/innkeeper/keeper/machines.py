@@ -6,12 +6,13 @@ These are the library's verbs; the command line and the Python API render them.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
-from innkeeper.errors import GuestError, NameInUse, TimedOut
-from innkeeper.keeper.client import ask_keeper, watch_states
+from innkeeper.errors import GuestError, InnError, NameInUse, TimedOut
+from innkeeper.keeper.client import Asked, ask_keeper, watch_states
 from innkeeper.keeper.messages import Event, MemoryChanged, Pause, Resume, SetMemory, Stop
 from innkeeper.keeper.prepare import RunRequest, prepare_run
 from innkeeper.keeper.starter import started, wait_ready
@@ -77,19 +78,70 @@ def stop_machine(layout: Layout, name: str, *, timeout_s: float) -> bool:
     :raise UnknownName: there is neither a machine nor a guest with this name.
     :raise TimedOut: the keeper did not end; it is told how to force it.
     """
-    if not guest_lives(layout, name):
-        if keeper_hidden(layout, name):
-            return _wait_hidden(layout, name, timeout_s=timeout_s * 1.3 + _STOP_SLACK_S)
-        read_record(layout, name)
-        remove_dead(layout, name)
-        return False
+    for _, ended in stop_machines(layout, (name,), timeout_s=timeout_s):
+        if isinstance(ended, InnError):
+            raise ended
+        return ended
+    raise AssertionError("one name, one end")
+
+
+def stop_machines(
+    layout: Layout, names: Iterable[str], *, timeout_s: float
+) -> Iterator[tuple[str, bool | InnError]]:
+    """Stop guests, all at the same time.
+
+    :return: each name with False where its guest did not run, or with the
+        error that kept it from ending (as :func:`stop_machine` raises it), in
+        the order of the names.
+    """
+    limit_s = timeout_s * 1.3 + _STOP_SLACK_S
+    with contextlib.ExitStack() as stack:
+        begun: list[tuple[str, _Begun]] = []
+        for name in names:
+            asked = _ask_stop(layout, name, timeout_s)
+            if isinstance(asked, Asked):
+                stack.callback(asked.close)
+            begun.append((name, asked))
+        deadline = time.monotonic() + limit_s
+        for name, asked in begun:
+            yield name, _await_stop(layout, name, asked, deadline)
+
+
+# A stop that was asked for; a keeper that ends by itself, since nobody can
+# reach it; a failure; None where nothing ran.
+_Begun = Asked | Literal["hidden"] | InnError | None
+
+
+def _ask_stop(layout: Layout, name: str, timeout_s: float) -> _Begun:
     try:
-        ask_keeper(layout, name, Stop(timeout_s), timeout_s=timeout_s * 1.3 + _STOP_SLACK_S)
-    except GuestError:
+        if not guest_lives(layout, name):
+            if keeper_hidden(layout, name):
+                return "hidden"
+            read_record(layout, name)
+            remove_dead(layout, name)
+            return None
+        return Asked(layout, name, Stop(timeout_s))
+    except GuestError as error:
         # It ended in the meantime, which is what was asked for.
+        return error if guest_lives(layout, name) else None
+    except InnError as error:
+        return error
+
+
+def _await_stop(layout: Layout, name: str, asked: _Begun, deadline: float) -> bool | InnError:
+    left_s = max(0.0, deadline - time.monotonic())
+    try:
+        if asked == "hidden":
+            return _wait_hidden(layout, name, timeout_s=left_s)
+        if not isinstance(asked, Asked):
+            return False if asked is None else asked
+        asked.answer(timeout_s=left_s)
+    except GuestError as error:
         if guest_lives(layout, name):
-            raise
+            return error
         remove_dead(layout, name)
+    except InnError as error:
+        return error
     return True
 
 

@@ -120,7 +120,20 @@ def test_thirty_seconds_of_use() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["create", "start", "shell", "exec", "cp", "logs", "console", "pause", "resume", "stop", "rm"],
+    [
+        "create",
+        "start",
+        "shell",
+        "exec",
+        "cp",
+        "logs",
+        "console",
+        "set",
+        "pause",
+        "resume",
+        "stop",
+        "rm",
+    ],
 )
 def test_the_tour_shows(verb: str) -> None:
     assert f"inn {verb} " in console(1)

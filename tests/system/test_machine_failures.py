@@ -263,6 +263,21 @@ def test_the_last_rung_is_killing_qemu(scene: Scene) -> None:
     assert not alive(qemu_pid)
 
 
+@pytest.mark.slow
+def test_a_keeper_that_hangs_is_told_of_with_the_way_out(scene: Scene) -> None:
+    scene.create()
+    scene.start()
+    keeper_pid = scene.record()["keeper_pid"]
+    os.kill(keeper_pid, signal.SIGSTOP)
+    done = scene.inn("stop", "-t", "0", "victim")
+    assert done.code == 124
+    assert f"`kill -9 {keeper_pid}`" in done.error
+    os.kill(keeper_pid, signal.SIGKILL)
+    assert scene.inn("stop", "victim").code == 0
+    assert scene.record()["reason"] == "its keeper died"
+    scene.works_again()
+
+
 @pytest.mark.parametrize(
     ("command", "state_after", "reason"),
     [

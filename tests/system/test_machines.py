@@ -136,16 +136,6 @@ def test_a_published_port_leads_into_the_guest(inn: Inn) -> None:
         assert inn("rm", "-f", "web").code == 0
 
 
-def test_a_published_port_that_is_taken_is_named(inn: Inn) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        done = inn("run", "--network", "user", "--publish", f"{port}:80", "--", "true")
-    assert done.code == 125
-    assert str(port) in done.error
-
-
 def test_machine_files(inn: Inn, tmp_path: Path) -> None:
     file = tmp_path / "web.toml"
     file.write_text('name = "fromfile"\ncpus = 2\nmemory = "1G"\nrestart = "on-failure"\n')

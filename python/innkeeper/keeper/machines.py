@@ -29,6 +29,7 @@ from innkeeper.registry.machines import (
     replace_machine,
 )
 from innkeeper.registry.names import remove_dead
+from innkeeper.registry.records import read_state
 
 # Beyond the time that the ladder itself takes.
 _STOP_SLACK_S = 15.0
@@ -136,6 +137,8 @@ def _await_stop(layout: Layout, name: str, asked: _Begun, deadline: float) -> bo
         if not isinstance(asked, Asked):
             return False if asked is None else asked
         asked.answer(timeout_s=left_s)
+    except TimedOut as error:
+        return error if asked == "hidden" else _explain_hung(layout, name)
     except GuestError as error:
         if guest_lives(layout, name):
             return error
@@ -143,6 +146,15 @@ def _await_stop(layout: Layout, name: str, asked: _Begun, deadline: float) -> bo
     except InnError as error:
         return error
     return True
+
+
+def _explain_hung(layout: Layout, name: str) -> TimedOut:
+    state = read_state(layout.guest(name))
+    return TimedOut(
+        f"the keeper of {name!r} did not end its guest in time",
+        stage="stop",
+        fix=f"`kill -9 {state.keeper_pid}` ends the keeper, and its guest with it" if state else "",
+    )
 
 
 def _wait_hidden(layout: Layout, name: str, *, timeout_s: float) -> bool:

@@ -26,6 +26,7 @@ MIDDLE = [
     "early",
     "hypervisors",
     "images",
+    "networks",
     "regions",
     "registry",
     "shares",

@@ -9,11 +9,12 @@ import os
 import sys
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from innkeeper.errors import HostError, UsageError
-from innkeeper.keeper.relay import Relay
+from innkeeper.keeper.relay import Relay, dial
 
 _HIGHEST_PORT = 65535
 
@@ -47,7 +48,7 @@ class Forward:
         self._server: asyncio.Server | None = None
 
         async def open_server() -> tuple[Relay, asyncio.Server]:
-            relay = Relay(vsock_path)
+            relay = Relay(partial(dial, vsock_path))
             server = await relay.listen(
                 guest_port, guest_address=guest_address, host_address=address, host_port=port
             )

@@ -40,6 +40,7 @@ from innkeeper.keeper.machines import (
     set_memory,
     start_machine,
     stop_machine,
+    wait_for_network,
     wait_for_state,
 )
 from innkeeper.keeper.messages import Event, Ready, StageDone, StateChanged
@@ -117,7 +118,7 @@ class Machine(Commands):
             make_folder(machine._logs.path)
         request = RunRequest(
             machine=settings,
-            wait="network" if settings.network == "user" else "agent",
+            wait="network" if settings.network != "none" else "agent",
             timeout_s=timeout_s,
             console_file=None if machine._console is None else str(machine._console),
             log_dir=None if machine._logs is None else str(machine._logs.path),
@@ -289,7 +290,7 @@ class Machine(Commands):
     def wait_for(self, condition: Condition, *, timeout_s: float | None = None) -> Record:
         """Wait until the guest is ready, or has ended; returns its record then.
 
-        :param condition: "agent" and "network": it is ready; "stopped": it does not run.
+        :param condition: "agent": it is ready; "network": it has an address; "stopped": it does not run.
         :raise TimedOut: it did not get there in time.
         :raise GuestError: it ended, and readiness was waited for.
         """
@@ -297,6 +298,8 @@ class Machine(Commands):
             raise UnknownName("condition", condition, ("agent", "network", "stopped"), stage="wait")
         if condition != "stopped":
             self._require_running()
+            if condition == "network":
+                return wait_for_network(self._layout, self.name, timeout_s=timeout_s)
             return wait_for_state(self._layout, self.name, ("running",), timeout_s=timeout_s)
         if self._attached is None:
             return wait_for_state(self._layout, self.name, _ENDED, timeout_s=timeout_s)

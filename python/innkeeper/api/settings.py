@@ -24,8 +24,8 @@ class MachineOptions(TypedDict, total=False):
 
     :ivar cpus: 1 by default.
     :ivar memory: as "512M", the default, or in bytes.
-    :ivar network: "none" by default.
-    :ivar ports: published ports as "8080:80"; they need `network="user"`.
+    :ivar network: "none" (the default), "user", "tap" or "bridge=NAME".
+    :ivar ports: published ports as "8080:80"; they need the network "user" or "tap".
     :ivar forward: "auto" leads the host's loopback to ports that the guest
         listens on; "none" by default.
     :ivar append: words for the kernel command line.

@@ -17,6 +17,7 @@ from innkeeper.keeper.machines import (
     start_machine,
     stop_machine,
     stop_machines,
+    wait_for_network,
     wait_for_state,
 )
 from innkeeper.keeper.messages import Event, Ready, StageDone
@@ -211,7 +212,6 @@ def rm(names: tuple[str, ...], force: bool, yes: bool) -> int:
 
 _WAITED: dict[str, tuple[State, ...]] = {
     "agent": ("running",),
-    "network": ("running",),
     "stopped": ("stopped", "failed", "created"),
 }
 
@@ -220,10 +220,10 @@ _WAITED: dict[str, tuple[State, ...]] = {
 @click.option(
     "--for",
     "condition",
-    type=click.Choice(list(_WAITED)),
+    type=click.Choice(["agent", "network", "stopped"]),
     default="stopped",
     show_default=True,
-    help="agent, network: it is ready; stopped: it does not run (any more).",
+    help="agent: it is ready; network: it has an address; stopped: it does not run (any more).",
 )
 @click.option("-t", "--timeout", metavar="TIME", help="At most so long; exit code 124 then.")
 @click.argument("name")
@@ -231,7 +231,11 @@ def wait_verb(name: str, condition: str, timeout: str | None) -> None:
     """Wait until a machine is ready or has ended; prints the state it is in then."""
     timeout_s = parse_duration(timeout) if timeout is not None else None
     with interruptible():
-        record = wait_for_state(host_layout(), name, _WAITED[condition], timeout_s=timeout_s)
+        layout = host_layout()
+        if condition == "network":
+            record = wait_for_network(layout, name, timeout_s=timeout_s)
+        else:
+            record = wait_for_state(layout, name, _WAITED[condition], timeout_s=timeout_s)
     click.echo(record.state)
 
 

@@ -16,6 +16,7 @@ from innkeeper.model.sizes import format_size
 from innkeeper.registry.layout import Layout, host_layout
 from innkeeper.registry.listing import Entry, list_machines
 from innkeeper.registry.machines import load_machine, read_record
+from innkeeper.registry.records import read_state
 from innkeeper.system.files import folder_size_bytes
 
 
@@ -104,7 +105,7 @@ def _table(rows: list[dict[str, object]], *, sizes: bool) -> list[str]:
 def inspect(name: str, output_format: str) -> None:
     """Show everything that is known of a machine: definition, state, stages, last failure."""
     layout = host_layout()
-    record = read_record(layout, name)
+    record = _present(layout, read_record(layout, name))
     try:
         machine: Machine | None = load_machine(layout, name)
     except UnknownName:
@@ -119,6 +120,28 @@ def inspect(name: str, output_format: str) -> None:
         print_json(value)
     else:
         click.echo("\n".join(_lines(record, machine, layout)))
+
+
+def _present(layout: Layout, record: Record) -> Record:
+    """The record with what changes too often for a machine's own file."""
+    live = read_state(layout.guest(record.name)) if record.state in LIVE_STATES else None
+    if live is None:
+        return record
+    return msgspec.structs.replace(record, forwards=live.forwards)
+
+
+def _network_now(record: Record) -> list[str]:
+    lines = []
+    network = record.network
+    if network is not None:
+        lines.append(f"  address    {network.address or 'known to the guest alone'}")
+        lines.append(f"  mac        {network.mac}")
+    if network is not None and network.interface:
+        lines.append(f"  interface  {network.interface} of this host")
+    return lines + [
+        f"  forwarded  localhost:{here} leads to its port {port}"
+        for port, here in sorted(record.forwards.items())
+    ]
 
 
 def _memory_now(record: Record) -> list[str]:
@@ -142,6 +165,7 @@ def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]
     if record.state in LIVE_STATES:
         lines += [
             *_memory_now(record),
+            *_network_now(record),
             f"  processes  keeper {record.keeper_pid}, QEMU {record.qemu_pid}",
             f"  doors      {layout.guest(record.name).vsock}",
         ]

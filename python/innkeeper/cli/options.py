@@ -17,7 +17,6 @@ from innkeeper.model.machine import (
     Command,
     Forward,
     Machine,
-    Network,
     RestartPolicy,
     RootOverlay,
     Wait,
@@ -63,10 +62,11 @@ _MACHINE = (
     ),
     click.option(
         "--network",
-        type=click.Choice(get_args(Network)),
         default="none",
         show_default=True,
-        help="user: outgoing connections through the host.",
+        metavar="none|user|tap|bridge=NAME",
+        help="user: outgoing connections through the host. tap: an interface of the host's own, "
+        "with NAT, DHCP and DNS (needs root). bridge=NAME: a place on a bridge of the host.",
     ),
     click.option(
         "-p",
@@ -146,7 +146,7 @@ _RUN = (
         type=click.Choice(get_args(Wait)),
         help="What ready means. none: no agent is needed, the console goes to stdout, "
         "and the run ends when the guest powers off. [default: agent; "
-        "network with --network user]",
+        "network where there is one]",
     ),
     click.option("--console", metavar="FILE", help="Copy the guest's console to FILE."),
 )
@@ -230,7 +230,7 @@ def build_request(values: dict[str, Any]) -> tuple[RunRequest, Command]:
     machine: Machine = machine_from_table(
         table, source="the command line", name=values["name"] or ephemeral_name()
     )
-    wait: Wait = values["wait"] or ("network" if machine.network == "user" else "agent")
+    wait: Wait = values["wait"] or ("network" if machine.network != "none" else "agent")
     if wait == "network" and machine.network == "none":
         raise UsageError("--wait network needs a network", fix="add --network user")
     if wait == "none" and command.argv:

@@ -32,6 +32,7 @@ from innkeeper.system.host import (
     disk_free_bytes,
     memory_available_bytes,
 )
+from innkeeper.system.network import may_configure_networks
 from innkeeper.system.process import Completed, find_program, run_tool
 from innkeeper.system.sockets import SUN_PATH_MAX
 
@@ -250,7 +251,22 @@ def _check_tun() -> Check:
             reason=f"/dev/net/tun: {refusal}; only user-mode networks are possible",
             fix="run as root, or have the administrator grant /dev/net/tun",
         )
-    return Check(name="tun", status="OK", reason="/dev/net/tun opens")
+    if not may_configure_networks():
+        return Check(
+            name="tun",
+            status="WARN",
+            reason="no CAP_NET_ADMIN; only user-mode networks are possible",
+            fix="run as root for --network tap and bridge",
+        )
+    missing = [tool for tool in ("ip", "nft", "dnsmasq") if find_program(tool) is None]
+    if missing:
+        return Check(
+            name="tun",
+            status="WARN",
+            reason=f"{', '.join(missing)} not installed; --network tap is not possible",
+            fix="apt-get install iproute2 nftables dnsmasq-base",
+        )
+    return Check(name="tun", status="OK", reason="--network tap and bridge are possible")
 
 
 def check_subuid(file: Path, user: str, uid: int) -> Check:

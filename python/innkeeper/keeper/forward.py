@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of the guest on the host's 127.0.0.1, for as long as a program of it listens there.
+"""Ports of the guest on the host's loopback, for as long as a program of it listens there.
 
 ::
 
@@ -12,18 +12,18 @@ not take the place of the host's own services.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
 from innkeeper.agent.ports import ListeningPort
-from innkeeper.keeper.relay import Relay
+from innkeeper.keeper.relay import Relay, dial
+from innkeeper.keeper.say import say
+from innkeeper.system.sockets import loopback_addresses
 
-HOST_ADDRESS = "127.0.0.1"
 _LOWEST_PORT = 1024
 _HIGHEST_PORT = 65535
 # How far from the guest's own number a free port of the host is sought.
@@ -31,13 +31,6 @@ _TRIES = 100
 _FORWARDS_LIMIT = 128
 # A guest that opens and closes ports all the time keeps the host this little busy.
 _PACE_S = 0.2
-
-
-def say(text: str) -> None:
-    """A line for the keeper's log."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"inn: {text}\n")
-        sys.stderr.flush()
 
 
 @dataclass
@@ -59,11 +52,24 @@ def choose(ports: tuple[ListeningPort, ...]) -> dict[int, str]:
 
 
 class Forwarder:
-    """Follows what is listened on in one guest. Close it."""
+    """Follows what is listened on in one guest. Close it.
 
-    def __init__(self, vsock_path: Path, *, tell: Callable[[str], None] = say) -> None:
-        self._relay = Relay(vsock_path)
+    :param on_change: called with `ports` after every change.
+    """
+
+    def __init__(
+        self,
+        vsock_path: Path,
+        *,
+        tell: Callable[[str], None] = say,
+        on_change: Callable[[dict[int, int]], None] = lambda _ports: None,
+    ) -> None:
+        self._relay = Relay(partial(dial, vsock_path))
         self._tell = tell
+        self._on_change = on_change
+        self._told: dict[int, int] = {}
+        # A program's "localhost" is either of the two.
+        self._addresses = loopback_addresses()
         self._wanted: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._forwards: dict[int, _Forward] = {}
@@ -98,6 +104,9 @@ class Forwarder:
             for port, address in wanted.items():
                 if port not in self._forwards:
                     self._forwards[port] = await self._listen(port, address)
+            if self.ports != self._told:
+                self._told = self.ports
+                self._on_change(self._told)
             await asyncio.sleep(_PACE_S)
 
     async def _listen(self, port: int, address: str) -> _Forward:
@@ -105,7 +114,7 @@ class Forwarder:
         for host_port in range(port, min(port + _TRIES, _HIGHEST_PORT) + 1):
             try:
                 server = await self._relay.listen(
-                    port, guest_address=address, host_address=HOST_ADDRESS, host_port=host_port
+                    port, guest_address=address, host_address=self._addresses, host_port=host_port
                 )
             except OSError as exc:
                 if exc.errno in (errno.EADDRINUSE, errno.EACCES):
@@ -113,7 +122,7 @@ class Forwarder:
                 why = exc.strerror or str(exc)
                 break
             taken = "" if host_port == port else f" ({port} is taken)"
-            self._tell(f"port {port} of the guest is {HOST_ADDRESS}:{host_port} here{taken}")
+            self._tell(f"port {port} of the guest is {self._addresses[0]}:{host_port} here{taken}")
             return _Forward(address, host_port, server)
         self._tell(f"port {port} of the guest has no port here: {why}")
         return _Forward(address, 0, None)

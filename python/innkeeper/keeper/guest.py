@@ -21,14 +21,16 @@ from innkeeper.hypervisors.qemu.firmware import place_variables
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.console import Console, open_copy
 from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
-from innkeeper.keeper.network import configure_user_network
 from innkeeper.keeper.plan import RunPlan, guestlog_socket
+from innkeeper.keeper.say import say
+from innkeeper.model.network import GuestNetwork
 from innkeeper.registry.names import Claim
 from innkeeper.system.sockets import listen_unix
 
 if TYPE_CHECKING:
     from innkeeper.agent.announce import AnnounceServer, Failure
     from innkeeper.keeper.forward import Forwarder
+    from innkeeper.keeper.network import NetworkSide
 
 _T = TypeVar("_T")
 
@@ -66,10 +68,12 @@ class StartReport(msgspec.Struct, frozen=True):
 
     :ivar guest: measurements of the guest's own side, in seconds.
     :ivar warnings: what the agent could not do so far.
+    :ivar network: the guest's network, if it has one.
     """
 
     guest: dict[str, float]
     warnings: tuple[str, ...]
+    network: GuestNetwork | None
 
 
 class Guest:
@@ -125,6 +129,7 @@ class Start:
 
     :param on_stage: called with each stage that is over and its seconds.
     :param on_qemu: called with QEMU's pid.
+    :param on_forwards: called with the ports that are led to by themselves, after changes.
     :param audience: who sees the console.
     """
 
@@ -136,6 +141,7 @@ class Start:
         stop: asyncio.Future[StopRequest],
         on_stage: Callable[[str, float], None],
         on_qemu: Callable[[int], None],
+        on_forwards: Callable[[dict[int, int]], None],
         audience: Audience,
     ) -> None:
         self._plan = plan
@@ -143,6 +149,7 @@ class Start:
         self._stop = stop
         self._on_stage = on_stage
         self._on_qemu = on_qemu
+        self._on_forwards = on_forwards
         self._audience = audience
         self._since = time.monotonic()
 
@@ -167,23 +174,34 @@ class Start:
         async with AsyncExitStack() as stack:
             if plan.firmware is not None:
                 place_variables(plan.firmware)
-            qemu = start_qemu(plan.qemu)
+            side = await self._open_network(stack)
+            given = side.descriptors if side is not None else {}
+            qemu = start_qemu(plan.qemu, given=given)
             stack.push_async_callback(qemu.end)
             self._on_qemu(qemu.child.pid)
             guest = self._open_channels(qemu, stack)
             await self._stage(guest, "qemu", qemu.connect())
             measured: dict[str, float] = {}
+            network = side.without_guest() if side is not None else None
             if plan.wait != "none":
                 hello = await self._stage(guest, "boot", guest.announce.hello())
                 measured = {
                     "kernel": hello.started_ns / 1e9,
                     "agent": (hello.ready_ns - hello.started_ns) / 1e9,
                 }
-                if plan.machine.network == "user":
-                    configuring = configure_user_network(self._held.folder.agent)
+                if side is not None:
+                    configuring = side.configure(self._held.folder.agent, stack)
                     await self._stage(guest, "network", configuring)
+                    network = side.network
             outer.push_async_exit(stack.pop_all())
-        return guest, StartReport(measured, guest.complaints())
+        return guest, StartReport(measured, guest.complaints(), network)
+
+    async def _open_network(self, stack: AsyncExitStack) -> NetworkSide | None:
+        if self._plan.machine.network == "none":
+            return None
+        from innkeeper.keeper.network import open_network
+
+        return await open_network(self._plan, stack)
 
     def _open_channels(self, qemu: Qemu, stack: AsyncExitStack) -> Guest:
         """The ends of a started QEMU's channels, each closed by `stack`."""
@@ -230,8 +248,6 @@ class Start:
     def _tell(self, text: str) -> None:
         """A line for the log of a machine; a run's stderr is its user's."""
         if not self._plan.attached:
-            from innkeeper.keeper.forward import say
-
             say(text)
 
     def _open_forwarder(self, stack: AsyncExitStack) -> Forwarder | None:
@@ -239,7 +255,7 @@ class Start:
             return None
         from innkeeper.keeper.forward import Forwarder
 
-        forwarder = Forwarder(self._held.folder.vsock)
+        forwarder = Forwarder(self._held.folder.vsock, on_change=self._on_forwards)
         stack.push_async_callback(forwarder.close)
         return forwarder
 

@@ -88,7 +88,7 @@ class Ledger:
     def _complain(self, error: InnError) -> None:
         """Say it once, on the way to the keeper's log."""
         if error.brief != self._complained:
-            from innkeeper.keeper.forward import say
+            from innkeeper.keeper.say import say
 
             self._complained = error.brief
             say(f"the record is not written: {error.brief}")

@@ -51,6 +51,7 @@ from innkeeper.keeper.messages import (
 )
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.keeper.policy import STABLE_S, restart_delay_s
+from innkeeper.keeper.remains import sweep_networks
 from innkeeper.keeper.stop import climb
 from innkeeper.model.record import LIVE_STATES, Record, State
 from innkeeper.registry.names import Claim, claim
@@ -77,6 +78,8 @@ async def keep(plan: RunPlan, control: Control) -> None:
         async with AsyncExitStack() as stack:
             held = claim(plan.layout, plan.machine.name, machine=plan.record is not None)
             stack.callback(held.release)
+            if held.swept:
+                sweep_networks()
             if plan.image.root is not None:
                 from innkeeper.images.bundles import hold_bundle
 
@@ -184,6 +187,7 @@ class Lifecycle:
                     stop=stop,
                     on_stage=self._on_stage,
                     on_qemu=lambda pid: self._ledger.write(qemu_pid=pid),
+                    on_forwards=lambda ports: self._ledger.write(forwards=ports),
                     audience=self._audience,
                 )
                 guest, report = await start.run(stack)
@@ -194,6 +198,7 @@ class Lifecycle:
                 self._enter(
                     "running",
                     guest=report.guest,
+                    network=report.network,
                     memory_bytes=self._plan.machine.memory_bytes,
                 )
                 self._control.send(
@@ -314,6 +319,8 @@ class Lifecycle:
 
     def _enter(self, state: State, *, reason: str = "", must: bool = False, **values: Any) -> None:
         """Write a new state to the disk, then tell everybody."""
+        if state not in LIVE_STATES:
+            values |= {"network": None, "forwards": {}}
         if state not in LIVE_STATES:
             values["memory_bytes"] = None
         self._ledger.write(state=state, reason=reason, changed_at=time.time(), must=must, **values)

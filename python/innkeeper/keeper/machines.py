@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from innkeeper.errors import GuestError, InnError, NameInUse, TimedOut
+from innkeeper.errors import GuestError, InnError, NameInUse, TimedOut, UsageError
 from innkeeper.keeper.client import Asked, ask_keeper, watch_states
 from innkeeper.keeper.messages import Event, MemoryChanged, Pause, Resume, SetMemory, Stop
 from innkeeper.keeper.prepare import RunRequest, prepare_run
+from innkeeper.keeper.remains import remove_remains
 from innkeeper.keeper.starter import started, wait_ready
 from innkeeper.model.machine import Machine, Wait
 from innkeeper.model.record import LIVE_STATES, Record, State
@@ -28,13 +29,13 @@ from innkeeper.registry.machines import (
     read_record,
     replace_machine,
 )
-from innkeeper.registry.names import remove_dead
 from innkeeper.registry.records import read_state
 
 # Beyond the time that the ladder itself takes.
 _STOP_SLACK_S = 15.0
 _ANSWER_LIMIT_S = 10.0
 _BETWEEN_S = 0.02
+_NETWORK_FIX = "create it with --network user, tap or bridge=NAME"
 
 
 def start_machine(
@@ -57,7 +58,7 @@ def start_machine(
         return False
     request = RunRequest(
         machine=machine,
-        wait=wait or ("network" if machine.network == "user" else "agent"),
+        wait=wait or ("network" if machine.network != "none" else "agent"),
         log_dir=str(layout.machine(name).path),
     )
     try:
@@ -119,7 +120,7 @@ def _ask_stop(layout: Layout, name: str, timeout_s: float) -> _Begun:
             if keeper_hidden(layout, name):
                 return "hidden"
             read_record(layout, name)
-            remove_dead(layout, name)
+            remove_remains(layout, name)
             return None
         return Asked(layout, name, Stop(timeout_s))
     except GuestError as error:
@@ -142,7 +143,7 @@ def _await_stop(layout: Layout, name: str, asked: _Begun, deadline: float) -> bo
     except GuestError as error:
         if guest_lives(layout, name):
             return error
-        remove_dead(layout, name)
+        remove_remains(layout, name)
     except InnError as error:
         return error
     return True
@@ -253,7 +254,7 @@ def remove_machine(layout: Layout, name: str, *, force: bool) -> bool:
         stop_machine(layout, name, timeout_s=0.0)
     elif force and keeper_hidden(layout, name):
         _wait_hidden(layout, name, timeout_s=_STOP_SLACK_S)
-    remove_dead(layout, name)
+    remove_remains(layout, name)
     return delete_machine(layout, name)
 
 
@@ -288,6 +289,25 @@ def wait_for_state(
             # Its keeper comes or goes just now, which has no event to wait for.
             time.sleep(_BETWEEN_S)
         record = read_record(layout, name)
+    return record
+
+
+def wait_for_network(layout: Layout, name: str, *, timeout_s: float | None) -> Record:
+    """Wait until a machine's guest has an address that it can be reached at.
+
+    :raise UsageError: it has no network.
+    :raise InnError: as :func:`wait_for_state`.
+    """
+    record = wait_for_state(layout, name, ("running",), timeout_s=timeout_s)
+    if record.network is None:
+        raise UsageError(f"the machine {name!r} has no network", stage="wait", fix=_NETWORK_FIX)
+    if not record.network.address:
+        raise UsageError(
+            f"the machine {name!r} was started without waiting for its agent, "
+            "which would tell of its address",
+            stage="wait",
+            fix="start it without --wait none",
+        )
     return record
 
 

@@ -12,6 +12,7 @@ from innkeeper.model.firmware import Firmware, GuestFirmware
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
+from innkeeper.model.network import Link
 from innkeeper.model.record import Record
 from innkeeper.registry.layout import GuestFolder, Layout, LogFolder
 from innkeeper.system.sockets import check_socket_path
@@ -44,6 +45,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     :ivar record: what is known of the machine so far; None for a guest that
         nobody keeps.
     :ivar firmware: UEFI firmware and the guest's file of variables.
+    :ivar link: the guest's network card.
+    :ivar tap_pools: ranges of addresses for tap networks.
     """
 
     version: int = 1
@@ -62,6 +65,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     attached: bool = True
     record: Record | None = None
     firmware: GuestFirmware | None = None
+    link: Link | None = None
+    tap_pools: str = ""
 
     @property
     def logs(self) -> LogFolder | None:
@@ -96,6 +101,8 @@ def plan_run(
     log_dir: str | None = None,
     record: Record | None = None,
     firmware: Firmware | None = None,
+    link: Link | None = None,
+    tap_pools: str = "",
 ) -> RunPlan:
     """The plan for one run.
 
@@ -124,7 +131,7 @@ def plan_run(
         machine=machine,
         image=image,
         host=host,
-        qemu=plan_qemu(machine, image, host, firmware=own_firmware),
+        qemu=plan_qemu(machine, image, host, firmware=own_firmware, link=link),
         layout=layout,
         sockets={purpose: str(path) for purpose, path in sockets.items()},
         console_file=console_file,
@@ -135,6 +142,8 @@ def plan_run(
         attached=record is None,
         record=record,
         firmware=own_firmware,
+        link=link,
+        tap_pools=tap_pools,
     )
 
 
@@ -142,6 +151,6 @@ def _plan_stages(machine: Machine, host: HostFacts, wait: Wait) -> tuple[Stage, 
     stages = [Stage("qemu", _QEMU_LIMIT_S)]
     if wait != "none":
         stages.append(Stage("boot", _BOOT_LIMIT_S[host.accelerator.accel]))
-        if machine.network == "user":
+        if machine.network != "none":
             stages.append(Stage("network", _NETWORK_LIMIT_S))
     return tuple(stages)

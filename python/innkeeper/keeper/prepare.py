@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +20,16 @@ from innkeeper.keeper.plan import RunPlan, plan_run
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
+from innkeeper.model.network import Link, mac_address, parse_network
 from innkeeper.model.ports import PublishedPort
 from innkeeper.model.record import Record
 from innkeeper.model.sizes import MIB, format_size
+from innkeeper.networks.check import check_network
+from innkeeper.networks.plan import DEFAULT_POOLS
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.names import check_free
 from innkeeper.switchboard.native import tsc_khz
-from innkeeper.system.host import memory_available_bytes
+from innkeeper.system.host import device_access, host_identity, memory_available_bytes
 from innkeeper.system.ports import find_port_fault, find_port_holder
 from innkeeper.system.zone import named_zone
 
@@ -73,6 +77,8 @@ def prepare_run(
             stage="name",
             fix=f"`inn start {machine.name}` starts it; for a run, choose another --name",
         )
+    tap_pools = os.environ.get("INN_TAP_POOL") or DEFAULT_POOLS
+    check_network(parse_network(machine.network), pools=tap_pools)
     qemu = qemu_facts(layout.cache)
     firmware = find_firmware(machine.firmware)
     check_zone(machine.timezone)
@@ -106,6 +112,8 @@ def prepare_run(
         log_dir=request.log_dir,
         record=record,
         firmware=firmware,
+        link=_plan_link(machine, layout, kvm=verdict.accel == "kvm"),
+        tap_pools=tap_pools,
     )
 
 
@@ -137,6 +145,17 @@ def check_port(port: PublishedPort) -> None:
             evidence=(f"{holder} has it",) if holder else (),
             fix="publish another port of the host, or stop what has this one",
         )
+
+
+def _plan_link(machine: Machine, layout: Layout, *, kvm: bool) -> Link | None:
+    kind = machine.network_kind
+    if kind == "none":
+        return None
+    # The same name on another host is another machine, on the same bridge perhaps.
+    mac = mac_address(host_identity(), layout.state_dir, machine.name)
+    # Only KVM lets the kernel's thread interrupt the guest by itself.
+    fast = kind != "user" and kvm and device_access("/dev/vhost-net") is None
+    return Link(mac=mac, vhost=fast)
 
 
 def check_memory(machine: Machine, available_bytes: int | None) -> None:

@@ -12,25 +12,36 @@ direction ends on its own.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from innkeeper.agent.ports import FORWARD_PORT, answer_length, check_answer, forward_request
 from innkeeper.errors import InnError
+from innkeeper.system.sockets import StreamSocket
 
 _CONNECTIONS_LIMIT = 256
 _PIECE_BYTES = 64 * 1024
 _DIAL_TIMEOUT_S = 20.0
 
 
+Dial = Callable[[int, str], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+"""Makes a stream to a port and an address of the guest; may raise what :func:`dial` does."""
+
+
 class Relay:
     """The connections to one guest, of whatever ports. Close it, and its servers before."""
 
-    def __init__(self, vsock_path: Path) -> None:
-        self._vsock_path = vsock_path
+    def __init__(self, dial_guest: Dial) -> None:
+        self._dial = dial_guest
         self._connections: set[asyncio.Task[None]] = set()
 
     async def listen(
-        self, guest_port: int, *, guest_address: str = "", host_address: str, host_port: int
+        self,
+        guest_port: int,
+        *,
+        guest_address: str = "",
+        host_address: str | Sequence[str],
+        host_port: int,
     ) -> asyncio.Server:
         """A server on the host that leads to a port of the guest; the caller closes it.
 
@@ -38,11 +49,14 @@ class Relay:
         :param host_port: 0 takes a free one.
         :raise OSError: as bind(2).
         """
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._serve(reader, writer, guest_port, guest_address)
-
+        serve = self._server_of(guest_port, guest_address)
         return await asyncio.start_server(serve, host_address, host_port)
+
+    async def serve(
+        self, sock: StreamSocket, guest_port: int, *, guest_address: str
+    ) -> asyncio.Server:
+        """As :meth:`listen`, on a socket that is bound, which the server then owns."""
+        return await asyncio.start_server(self._server_of(guest_port, guest_address), sock=sock)
 
     async def close(self) -> None:
         """End all connections. Idempotent."""
@@ -52,7 +66,15 @@ class Relay:
         # The transports close their sockets in the loop's next round.
         await asyncio.sleep(0)
 
-    async def _serve(
+    def _server_of(
+        self, guest_port: int, guest_address: str
+    ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._carry(reader, writer, guest_port, guest_address)
+
+        return serve
+
+    async def _carry(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
@@ -66,7 +88,7 @@ class Relay:
         self._connections.add(task)
         try:
             async with asyncio.timeout(_DIAL_TIMEOUT_S):
-                inner_reader, inner_writer = await dial(self._vsock_path, port, address)
+                inner_reader, inner_writer = await self._dial(port, address)
             try:
                 await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
                 # Bytes may still be in the transports' buffers.

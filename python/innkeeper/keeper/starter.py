@@ -22,7 +22,7 @@ from innkeeper.errors import (
 from innkeeper.keeper.launch import Launched, launch_keeper, take_early
 from innkeeper.keeper.messages import LINE_LIMIT_BYTES, Detach, Ended, Event, Failed, Ready, Stop
 from innkeeper.keeper.plan import RunPlan
-from innkeeper.registry.names import remove_dead
+from innkeeper.keeper.remains import remove_remains
 from innkeeper.system.files import close_descriptor, open_append
 from innkeeper.system.interrupt import held_back
 from innkeeper.system.process import Child, wait_for_exit
@@ -166,7 +166,7 @@ class KeeperHandle:
             wait_for_exit(self.child.pidfd, _TEARDOWN_LIMIT_S if self.ended else 0.0)
         # SIGKILL where it still runs; QEMU goes with it (PDEATHSIG).
         self.child.end()
-        remove_dead(self.plan.layout, self.plan.machine.name)
+        remove_remains(self.plan.layout, self.plan.machine.name)
 
     def _receive(self) -> bytes:
         try:

@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from innkeeper.errors import UsageError
 from innkeeper.model.firmware import check_oem_strings, check_qemu_args, parse_firmware
+from innkeeper.model.network import NetworkKind, parse_network
 from innkeeper.model.ports import PublishedPort
 from innkeeper.model.sizes import MIB, format_size
 
 Accelerator = Literal["kvm", "tcg"]
 AcceleratorChoice = Literal["auto", "kvm", "tcg"]
-Network = Literal["none", "user"]
+Network = Annotated[
+    str,
+    msgspec.Meta(
+        extra_json_schema={"pattern": "^(none|user|tap|bridge=.+)$", "examples": ["user", "tap"]}
+    ),
+]
 Forward = Literal["none", "auto"]
 Wait = Literal["agent", "network", "none"]
 RootOverlay = Literal["temp", "keep", "none"]
@@ -59,7 +65,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar timezone: "host" follows the host's; "utc", a name as "Europe/Berlin", or
         "guest" for what the guest says itself.
     :ivar qemu_args: arguments added to QEMU's own.
-    :ivar ports: published ports; they need the user network.
+    :ivar network: "none", "user", "tap" or "bridge=NAME".
+    :ivar ports: published ports; they need the network user or tap.
     :ivar forward: "auto" leads the host's loopback to ports that the guest listens on.
     :ivar restart: what happens when the guest ends unasked.
     """
@@ -92,8 +99,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"{format_size(self.memory_bytes)} of memory is too little for a guest",
                 fix=f"give --memory {format_size(MEMORY_MINIMUM_BYTES)} or more",
             )
-        if self.ports and self.network != "user":
-            raise UsageError("published ports need a network", fix="add --network user")
+        self._check_network()
         if self.memory_bytes % MIB:
             raise UsageError(
                 f"{self.memory_bytes} bytes of memory", fix="give a whole number of MiB"
@@ -101,6 +107,21 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         parse_firmware(self.firmware)
         check_oem_strings(self.oem_strings)
         check_qemu_args(self.qemu_args)
+
+    @property
+    def network_kind(self) -> NetworkKind:
+        """The network without its details."""
+        return parse_network(self.network).kind
+
+    def _check_network(self) -> None:
+        kind = self.network_kind
+        if self.ports and kind == "none":
+            raise UsageError("published ports need a network", fix="add --network user")
+        if self.ports and kind == "bridge":
+            raise UsageError(
+                "a guest on a bridge has no published ports",
+                fix="connect to its own address, or use --network tap",
+            )
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

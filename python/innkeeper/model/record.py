@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from innkeeper.model.network import GuestNetwork
+
 State = Literal["created", "starting", "running", "paused", "stopping", "stopped", "failed"]
 
 # States in which a keeper lives; without one they are no longer true.
@@ -30,6 +32,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     :ivar rung: what ended the guest the last time.
     :ivar memory_bytes: the memory that a live guest has now, as it says itself.
     :ivar revision: counts the writes; of two files the one with more is true.
+    :ivar network: of a running guest.
+    :ivar forwards: ports of the guest with those of the host that lead there by themselves;
+        only true in a runtime folder's record.
     :ivar starts: how often it was started; `restarts`, how often by its policy.
     """
 
@@ -47,6 +52,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     qemu_pid: int | None = None
     guest_cid: int | None = None
     memory_bytes: int | None = None
+    network: GuestNetwork | None = None
+    forwards: dict[int, int] = {}
     starts: int = 0
     restarts: int = 0
 

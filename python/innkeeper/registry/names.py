@@ -35,11 +35,13 @@ class Claim:
     """A name that is ours: its folder, its lock and its CID, until :meth:`release`.
 
     :ivar keeps_state: leave the state file at the release.
+    :ivar swept: names of the dead guests whose folders went on the way.
     """
 
     def __init__(
         self, folder: GuestFolder, lock: FileLock, guest_cid: int, machine: FileLock | None = None
     ) -> None:
+        self.swept: tuple[str, ...] = ()
         self.folder = folder
         self.guest_cid = guest_cid
         self.keeps_state = False
@@ -81,7 +83,7 @@ def claim(layout: Layout, name: str, *, machine: bool = False) -> Claim:
     folder = layout.guest(name)
     try:
         with lock_folder(layout.runtime), contextlib.ExitStack() as stack:
-            _sweep(layout)
+            swept = _sweep(layout)
             folder.path.mkdir(mode=0o700, exist_ok=True)
             lock = try_lock(folder.lock)
             if lock is None:
@@ -90,6 +92,7 @@ def claim(layout: Layout, name: str, *, machine: bool = False) -> Claim:
             stack.callback(remove_tree, folder.path)
             kept = stack.enter_context(_take_machine(layout, name)) if machine else None
             made = Claim(folder, lock, _free_cid(layout, name), kept)
+            made.swept = swept
             made.write_state(
                 Record(
                     name=name,
@@ -142,12 +145,14 @@ def running_guests(layout: Layout) -> dict[str, Record]:
     return found
 
 
-def remove_dead(layout: Layout, name: str) -> None:
-    """Remove the folder of a guest whose keeper is gone; one that lives keeps it."""
+def remove_dead(layout: Layout, name: str) -> bool:
+    """Remove the folder of a guest whose keeper is gone; False where there was none."""
     folder = layout.guest(name)
     with lock_folder(layout.runtime):
         if folder.path.is_dir() and not is_locked(folder.lock):
             _empty(folder, keeps_state=not settle(layout, name))
+            return True
+    return False
 
 
 def sweep(layout: Layout) -> tuple[str, ...]:

@@ -48,6 +48,15 @@ def boot_identity() -> str:
     return " ".join(parts)
 
 
+def host_identity() -> str:
+    """A text that stays this host's: its machine-id(5), or its name where it has none."""
+    with contextlib.suppress(OSError):
+        text = Path("/etc/machine-id").read_text().strip()
+        if text:
+            return text
+    return os.uname().nodename
+
+
 def device_access(path: str) -> str | None:
     """None when the device opens for reading and writing, else the reason."""
     try:

@@ -8,24 +8,41 @@ import os
 import socket
 from pathlib import Path
 
+from innkeeper.system.sockets import StreamSocket
+
 # The state of a listening TCP socket, and of every bound UDP one (proc_net(5), tcp_states.h).
 _WAITS = {"tcp": "0A", "udp": "07"}
 
 
 def find_port_fault(protocol: str, address: str, port: int) -> str | None:
     """None where a server could listen there now, else the reason in words."""
+    try:
+        listen_port(protocol, address, port).close()
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None
+
+
+def listen_port(protocol: str, address: str, port: int) -> StreamSocket:
+    """A socket on a port of this host, listening where that is TCP; the caller closes it.
+
+    :raise OSError: it is taken, or not ours to bind.
+    """
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as sock:
+    sock = socket.socket(socket.AF_INET, kind)
+    try:
+        # For asyncio, which takes over what is bound.
+        sock.settimeout(0.0)
         if protocol == "tcp":
             # Connections of the last server that linger do not matter.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((address, port))
-            if protocol == "tcp":
-                sock.listen(1)
-        except OSError as exc:
-            return exc.strerror or str(exc)
-    return None
+        sock.bind((address, port))
+        if protocol == "tcp":
+            sock.listen()
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def find_port_holder(protocol: str, port: int) -> str:

@@ -253,6 +253,18 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{path}:/usr/sbin:/sbin:/usr/lib/qemu:/usr/libexec")
 
 
+def wait_for_pid(pid: int, timeout_s: float) -> bool:
+    """True when there is no process with this pid, or it ended within the time."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        return wait_for_exit(pidfd, timeout_s)
+    finally:
+        os.close(pidfd)
+
+
 def wait_for_exit(pidfd: int, timeout_s: float) -> bool:
     """True when the process behind a pidfd ended within the time."""
     poller = select.poll()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -53,6 +54,14 @@ def listen_unix(path: Path, *, backlog: int = 128) -> socket.socket:
 def stream_pair() -> tuple[socket.socket, socket.socket]:
     """Two connected Unix stream sockets; the caller closes both."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def loopback_addresses() -> tuple[str, ...]:
+    """The addresses of this host's loopback: 127.0.0.1, and ::1 where there is IPv6."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        sock.bind(("::1", 0))
+        return ("127.0.0.1", "::1")
+    return ("127.0.0.1",)
 
 
 def adopt_stream(fd: int) -> socket.socket:

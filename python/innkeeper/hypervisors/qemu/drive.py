@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from innkeeper.hypervisors.qemu.plan import QemuPlan, render_argv
@@ -136,8 +136,10 @@ class Qemu:
                 self.shutdown_reason = str(data.get("reason", "unknown"))
 
 
-def start_qemu(plan: QemuPlan) -> Qemu:
+def start_qemu(plan: QemuPlan, *, given: Mapping[str, int]) -> Qemu:
     """Start QEMU with a socket pair for each channel of the plan.
+
+    :param given: descriptors of the plan that exist already, and stay the caller's.
 
     :raise MissingProgram: QEMU is not installed.
     :raise HostError: it cannot be started.
@@ -146,8 +148,10 @@ def start_qemu(plan: QemuPlan) -> Qemu:
     theirs: dict[str, StreamSocket] = {}
     try:
         for name in plan.descriptors:
+            if name in given:
+                continue
             ours[name], theirs[name] = stream_pair()
-        numbers = {name: end.fileno() for name, end in theirs.items()}
+        numbers = {name: end.fileno() for name, end in theirs.items()} | dict(given)
         child = spawn(
             render_argv(plan, numbers),
             name="qemu",

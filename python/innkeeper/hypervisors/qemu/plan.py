@@ -22,10 +22,16 @@ from innkeeper.hypervisors.qemu.disks import (
     root_words,
 )
 from innkeeper.hypervisors.qemu.firmware import firmware_options, oem_options
+from innkeeper.hypervisors.qemu.network import (
+    netdev_options,
+    network_descriptors,
+    network_device,
+)
 from innkeeper.model.firmware import GuestFirmware
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Accelerator, Machine
+from innkeeper.model.network import Link
 from innkeeper.model.sizes import MIB
 
 # Inherited descriptors, in the order in which they are created.
@@ -77,24 +83,26 @@ def plan_qemu(
     *,
     layer: str | None = None,
     firmware: GuestFirmware | None = None,
+    link: Link | None = None,
 ) -> QemuPlan:
     """The plan for one start of `machine` from `image` on this host.
 
     :param layer: the file that keeps what the guest writes over its root.
     :param firmware: UEFI firmware with the guest's own variables.
+    :param link: the network card's own values.
     """
     accel = facts.accelerator.accel
     machine_type, machine_reason = choose_machine_type(machine, facts)
     transport = "virtio-mmio" if machine_type == "microvm" else "virtio-pci"
     disks = plan_disks(machine, image, layer=layer)
-    devices = _plan_devices(machine, disks, transport)
+    devices = _plan_devices(machine, disks, transport, link)
     cmdline = _plan_cmdline(machine, image, facts, transport, devices)
     argv = (
         facts.qemu.path,
         *_name_options(machine),
         *_machine_options(machine, machine_type, accel),
         *_channel_options(),
-        *_network_options(machine),
+        *netdev_options(machine, link),
         *(part for disk in disks for part in disk_options(disk)),
         *(part for device in devices for part in ("-device", device.option)),
         *firmware_options(firmware),
@@ -117,7 +125,7 @@ def plan_qemu(
         transport=transport,
         memory_bytes=machine.memory_bytes,
         devices=devices,
-        descriptors=DESCRIPTORS,
+        descriptors=(*DESCRIPTORS, *network_descriptors(machine, link)),
     )
 
 
@@ -203,17 +211,9 @@ def _channel_options() -> tuple[str, ...]:
     )
 
 
-def _network_options(machine: Machine) -> tuple[str, ...]:
-    if machine.network == "none":
-        return ()
-    forwards = [
-        f"hostfwd={port.protocol}:{port.address}:{port.host_port}-:{port.guest_port}"
-        for port in machine.ports
-    ]
-    return ("-netdev", ",".join(["user,id=net0", *forwards]))
-
-
-def _plan_devices(machine: Machine, disks: tuple[Disk, ...], transport: str) -> tuple[Device, ...]:
+def _plan_devices(
+    machine: Machine, disks: tuple[Disk, ...], transport: str, link: Link | None
+) -> tuple[Device, ...]:
     suffix = "device" if transport == "virtio-mmio" else "pci"
     devices = [
         Device(
@@ -224,11 +224,11 @@ def _plan_devices(machine: Machine, disks: tuple[Disk, ...], transport: str) -> 
         # 10 ms of a boot under TCG.
         Device(purpose="memory", option=balloon_option(suffix), module="virtio_balloon"),
     ]
-    if machine.network == "user":
+    if machine.network != "none":
         devices.append(
             Device(
                 purpose="network",
-                option=f"virtio-net-{suffix},netdev=net0",
+                option=network_device(link, suffix),
                 module="virtio_net",
             )
         )

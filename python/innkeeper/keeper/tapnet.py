@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host side of a tap network, for one life of a guest.
+
+Opened before QEMU and closed after it: interface, nftables table, dnsmasq,
+published ports. What the keeper cannot remove because it was killed, the
+kernel or the next keeper removes (`innkeeper.networks.tap`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from innkeeper.errors import HostError
+from innkeeper.keeper.plan import RunPlan
+from innkeeper.keeper.publish import Publisher
+from innkeeper.model.network import GuestNetwork
+from innkeeper.networks.tap import (
+    claim_tap,
+    remove_table,
+    set_up_tap,
+    start_dnsmasq,
+    sweep_tables,
+)
+from innkeeper.system.files import close_descriptor
+from innkeeper.system.network import open_vhost_net
+from innkeeper.system.process import Child
+
+_DNSMASQ_LIMIT_S = 10.0
+_DNSMASQ_GRACE_S = 2.0
+_LINES = 8
+_SAID_LIMIT = 8192
+
+
+class TapSide:
+    """What QEMU and the guest need to know of the tap network.
+
+    :ivar fd: the tap device.
+    """
+
+    def __init__(self, fd: int, network: GuestNetwork) -> None:
+        self.fd = fd
+        self.network = network
+
+    @classmethod
+    async def open(
+        cls, plan: RunPlan, stack: AsyncExitStack, *, tell: Callable[[str], None]
+    ) -> TapSide:
+        """Make all of it; `stack` removes it.
+
+        :param tell: told of what stays changed on the host.
+        :raise HostError: something cannot be made, or a published port is taken.
+        """
+        assert plan.link is not None
+        sweep_tables()
+        tap, tap_plan = claim_tap(plan.tap_pools)
+        stack.callback(tap.close)
+        stack.callback(remove_table, tap_plan.table)
+        set_up_tap(tap_plan, tell=tell)
+        publisher = Publisher(plan.machine.ports, tap_plan.guest)
+        stack.push_async_callback(publisher.close)
+        await publisher.start()
+        child = start_dnsmasq(tap_plan, mac=plan.link.mac, hostname=plan.machine.name)
+        server = NameServer(child, tell=tell)
+        stack.callback(server.close)
+        await server.started()
+        return cls(
+            tap.fileno(),
+            GuestNetwork(
+                kind="tap",
+                mac=plan.link.mac,
+                address=tap_plan.guest,
+                netmask=tap_plan.netmask,
+                gateway=tap_plan.host,
+                interface=tap_plan.tap,
+            ),
+        )
+
+
+def open_vhost(stack: AsyncExitStack) -> int:
+    """A descriptor of /dev/vhost-net, closed by `stack`.
+
+    :raise HostError: it opened when the plan was made, and does not any more.
+    """
+    fd = open_vhost_net()
+    if fd is None:
+        raise HostError("/dev/vhost-net does not open any more", stage="network", fix="try again")
+    stack.callback(close_descriptor, fd)
+    return fd
+
+
+class NameServer:
+    """A guest's dnsmasq: waits until it serves, keeps its last words, tells of its end."""
+
+    def __init__(self, child: Child, *, tell: Callable[[str], None]) -> None:
+        self._child = child
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._serving: asyncio.Future[None] = self._loop.create_future()
+        self._said = bytearray()
+        self._loop.add_reader(child.stderr_fd, self._on_stderr)
+
+    async def started(self) -> None:
+        """Wait until it has bound its ports.
+
+        :raise HostError: it ended, or took too long; with its last words.
+        """
+        done, _ = await asyncio.wait({self._serving}, timeout=_DNSMASQ_LIMIT_S)
+        if done and self._child.poll() is None:
+            return
+        raise HostError(
+            "dnsmasq does not serve the guest's network",
+            stage="network",
+            evidence=tuple(bytes(self._said).decode("utf-8", "replace").splitlines()[-_LINES:]),
+            fix="look whether something else has port 53 of all addresses: ss -lnup",
+        )
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        self._stop_reading()
+        self._serving.cancel()
+        self._child.end(_DNSMASQ_GRACE_S)
+
+    def _stop_reading(self) -> None:
+        if self._child.stderr_fd >= 0:
+            self._loop.remove_reader(self._child.stderr_fd)
+
+    def _on_stderr(self) -> None:
+        data = self._child.read_stderr()
+        if data is None:
+            return
+        if not data:
+            self._stop_reading()
+            self._child.wait(1.0)
+            if self._serving.done():
+                self._tell("dnsmasq ended: the guest has no name server any more")
+            else:
+                self._serving.set_result(None)
+            return
+        if self._serving.done():
+            return
+        # It writes a line in pieces.
+        self._said = (self._said + data)[-_SAID_LIMIT:]
+        # Said once its sockets are bound.
+        if b": started, version " in self._said:
+            self._serving.set_result(None)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 from foreign import Build, build_initrd
 from guests import BOOT_LIMIT_S, INN, Inn, Result, Running, Start
+from openssh import HOST, NAME, Done, Ssh
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -119,3 +122,49 @@ def start_inn(runtime_dir: Path) -> Iterator[Start]:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+@pytest.fixture(scope="module")
+def ssh_config(state_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A configuration of ssh, and a machine that runs for all tests of this file."""
+    for arguments in (["create", NAME], ["start", NAME]):
+        subprocess.run([*INN, *arguments], check=True, capture_output=True)
+    file = tmp_path_factory.mktemp("ssh") / "config"
+    file.write_bytes(subprocess.run([*INN, "ssh-config"], check=True, capture_output=True).stdout)
+    file.chmod(0o600)
+    yield file
+    subprocess.run([*INN, "rm", "-f", NAME], check=True, capture_output=True)
+
+
+@pytest.fixture
+def ssh(ssh_config: Path) -> Ssh:
+    """Run `ssh`, or another program of its family, to its end."""
+
+    def run(*arguments: str, program: str = "ssh", stdin: bytes = b"") -> Done:
+        return subprocess.run(
+            [program, "-F", str(ssh_config), *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def guest_programs(ssh_config: Path) -> str:
+    """The host's rsync and ssh-agent in the guest, with their libraries; the latter's path."""
+    rsync, agent = shutil.which("rsync"), shutil.which("ssh-agent")
+    assert rsync is not None, "scripts/packages.list names it"
+    assert agent is not None, "scripts/packages.list names its package"
+    linked = subprocess.run(["ldd", rsync, agent], capture_output=True, check=True, text=True)
+    files = {rsync, agent, *re.findall(r"(/\S+) \(0x", linked.stdout)}
+    archive = subprocess.run(
+        ["tar", "-chPf", "-", *sorted(files)], capture_output=True, check=True
+    ).stdout
+    unpack = "tar -xf - -C / 2>/dev/null; rsync --version"
+    subprocess.run(
+        ["ssh", "-F", str(ssh_config), HOST, unpack], input=archive, check=True, capture_output=True
+    )
+    return agent

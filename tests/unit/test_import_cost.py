@@ -8,7 +8,16 @@ import sys
 
 import innkeeper
 
-HEAVY = {"asyncio", "click", "google.protobuf", "grpc", "innkeeper._core", "msgspec", "qemu.qmp"}
+HEAVY = {
+    "asyncio",
+    "asyncssh",
+    "click",
+    "google.protobuf",
+    "grpc",
+    "innkeeper._core",
+    "msgspec",
+    "qemu.qmp",
+}
 # innkeeper, _version, __main__, and room for two.
 MAX_OWN_MODULES = 5
 

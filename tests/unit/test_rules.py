@@ -33,10 +33,11 @@ MIDDLE = [
     "switchboard",
 ]
 LAYERS = {
-    "__main__": 5,
-    "api": 4,
-    "cli": 4,
-    "testing": 5,
+    "__main__": 6,
+    "testing": 6,
+    "api": 5,
+    "cli": 5,
+    "ssh": 4,
     "keeper": 3,
     **dict.fromkeys(MIDDLE, 2),
     "system": 1,

@@ -3,17 +3,19 @@
 //! (`init`) or by its first argument.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::agent::{self, Settings};
 use crate::transport::Transport;
-use crate::{console, init};
+use crate::{applets, console, init};
 
 const USAGE: &str = "\
 usage: inn-agent serve [--set-clock | --unix-dir DIR]
        inn-agent init
+       inn-agent sftp-server
+       inn-agent unix-connect PATH
        inn-agent --version
 
   serve             run beside another init, on vsock ports 8888, 9001 and 9002
@@ -21,6 +23,8 @@ usage: inn-agent serve [--set-clock | --unix-dir DIR]
   serve --unix-dir  the same on DIR/8888.sock and so on; the host is DIR/7777.sock
   init              set the guest up and serve, as PID 1 (also when started
                     under the name `init`)
+  sftp-server       SFTP on stdin and stdout
+  unix-connect      stdin and stdout lead to a Unix socket
 ";
 
 /// Exit status of wrong usage.
@@ -32,6 +36,8 @@ type Command = fn(&[OsString], Duration) -> ExitCode;
 const COMMANDS: &[(&str, Command)] = &[
     ("init", run_init),
     ("serve", run_serve),
+    ("sftp-server", run_sftp_server),
+    ("unix-connect", run_unix_connect),
     ("--version", print_version),
     ("-V", print_version),
     ("--help", print_usage),
@@ -102,6 +108,17 @@ fn run_serve(args: &[OsString], started: Duration) -> ExitCode {
     )
 }
 
+fn run_sftp_server(_: &[OsString], _: Duration) -> ExitCode {
+    applets::sftp_server()
+}
+
+fn run_unix_connect(args: &[OsString], _: Duration) -> ExitCode {
+    match args {
+        [path] => applets::unix_connect(Path::new(path)),
+        _ => usage_error("unix-connect: one path"),
+    }
+}
+
 fn print_version(_: &[OsString], _: Duration) -> ExitCode {
     println!("inn-agent {}", env!("CARGO_PKG_VERSION"));
     ExitCode::SUCCESS
@@ -138,6 +155,10 @@ mod tests {
         assert_eq!(
             chosen(&["/usr/bin/inn-agent", "--version"]),
             Some("--version")
+        );
+        assert_eq!(
+            chosen(&["/proc/self/exe", "sftp-server"]),
+            Some("sftp-server")
         );
         assert_eq!(chosen(&["inn-agent"]), None);
         assert_eq!(chosen(&["inn-agent", "nonsense"]), None);

@@ -6,6 +6,7 @@
 
 mod agent;
 mod announce;
+mod applets;
 mod clock;
 mod commands;
 mod console;

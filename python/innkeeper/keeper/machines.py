@@ -324,3 +324,18 @@ def require_running(layout: Layout, name: str) -> None:
             stage="keeper",
             fix=f"`inn start {name}`",
         )
+
+
+def require_answering(layout: Layout, name: str) -> None:
+    """Nothing, if the guest runs and its agent can answer now.
+
+    :raise UnknownName, GuestError: as :func:`require_running`.
+    :raise GuestError: it is being started or stopped, or is paused.
+    """
+    require_running(layout, name)
+    state = read_record(layout, name).state
+    fixes = {"paused": f"`inn resume {name}`", "starting": f"`inn wait {name}` first"}
+    if state != "running":
+        raise GuestError(
+            f"the machine {name!r} is {state}", stage="keeper", fix=fixes.get(state, "")
+        )

@@ -116,14 +116,30 @@ async def dial(
     :raise OSError: there is no guest.
     :raise EOFError: it closed the connection.
     """
-    reader, writer = await asyncio.open_unix_connection(vsock_path)
+    reader, writer = await open_port(vsock_path, FORWARD_PORT)
     try:
-        writer.write(b"CONNECT %d\n" % FORWARD_PORT)
-        # A refused port closes the connection without an answer.
-        await reader.readuntil(b"\n")
         writer.write(forward_request(port, address))
         length = answer_length(await reader.readexactly(4))
         check_answer(await reader.readexactly(length), port)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return reader, writer
+
+
+async def open_port(
+    vsock_path: Path, port: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stream to a vsock port of the guest; the caller closes it.
+
+    :raise OSError: there is no guest.
+    :raise EOFError: it refused the port.
+    """
+    reader, writer = await asyncio.open_unix_connection(vsock_path)
+    try:
+        writer.write(b"CONNECT %d\n" % port)
+        # A refused port closes the connection without an answer.
+        await reader.readuntil(b"\n")
     except BaseException:
         writer.transport.abort()
         raise

@@ -50,6 +50,11 @@ class Layout(msgspec.Struct, frozen=True):
         """Parent of the stored bundles' folders (`innkeeper.model.bundle`)."""
         return Path(self.state_dir) / "images"
 
+    @property
+    def ssh(self) -> SshFolder:
+        """What `ssh` needs to know of this user's machines."""
+        return SshFolder(Path(self.state_dir) / "ssh")
+
     def machine(self, name: str) -> MachineFolder:
         """The folder of the machine with this name."""
         return MachineFolder(self.machines / name)
@@ -138,6 +143,22 @@ class MachineFolder(LogFolder, frozen=True):
     def firmware_variables(self) -> Path:
         """The machine's UEFI variables, as its firmware and its guest wrote them."""
         return self.path / "uefi-vars.fd"
+
+
+class SshFolder(msgspec.Struct, frozen=True):
+    """The folder with the one host key that all machines of a user show."""
+
+    path: Path
+
+    @property
+    def host_key(self) -> Path:
+        """The private key, in OpenSSH's format, mode 0600."""
+        return self.path / "host_key"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The public key, as `ssh` wants to find it."""
+        return self.path / "known_hosts"
 
 
 def plan_layout(env: Mapping[str, str], uid: int) -> Layout:

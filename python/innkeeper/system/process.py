@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from innkeeper.errors import HostError, MissingProgram
 
@@ -245,6 +246,20 @@ def run_tool(
             evidence=result.error_lines(),
         )
     return result
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Run a program in our place, with our environment and descriptors.
+
+    :raise MissingProgram: it does not exist.
+    :raise HostError: it cannot be executed.
+    """
+    try:
+        os.execvp(argv[0], list(argv))  # noqa: S606 - no shell is wanted
+    except FileNotFoundError as exc:
+        raise MissingProgram(f"{argv[0]} is not installed", stage="plan") from exc
+    except OSError as exc:
+        raise HostError(f"cannot execute {argv[0]}: {exc.strerror}", stage="plan") from exc
 
 
 def find_program(name: str) -> str | None:

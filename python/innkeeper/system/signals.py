@@ -20,6 +20,12 @@ BROKEN_PIPE = int(signal.SIGPIPE)
 WINDOW_CHANGE = int(signal.SIGWINCH)
 
 
+def leave_to_parent() -> None:
+    """Ignore the signals of a terminal, for a program that ends when its parent does."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _noted(_number: int, _frame: FrameType | None) -> None:
     """A handler that leaves all to the wake-up descriptor."""
 

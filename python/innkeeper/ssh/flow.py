@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flow control between an SSH channel, which calls back, and a task, which waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+# The client waits while this much waits for the guest. What is under way then
+# is bounded by the channel's window.
+_INBOX_LIMIT_BYTES = 256 << 10
+
+
+class Pausable(Protocol):
+    """The half of a channel that an inbox holds back."""
+
+    def pause_reading(self) -> None:
+        """Deliver no more data for now."""
+
+    def resume_reading(self) -> None:
+        """Deliver data again."""
+
+
+class Inbox:
+    """What the client sent and the guest has not taken."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._paused: Pausable | None = None
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def put(self, data: bytes, source: Pausable) -> None:
+        """Keep it; the source is held back while there is much."""
+        self._pieces.append(data)
+        self._size_bytes += len(data)
+        self._news.set()
+        if self._size_bytes > _INBOX_LIMIT_BYTES and self._paused is None:
+            self._paused = source
+            source.pause_reading()
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._ended = True
+        self._news.set()
+
+    async def take(self) -> bytes:
+        """The next bytes, b"" at the end."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            self._news.clear()
+            await self._news.wait()
+        data = self._pieces.popleft()
+        self._size_bytes -= len(data)
+        if self._paused is not None and self._size_bytes <= _INBOX_LIMIT_BYTES // 2:
+            source, self._paused = self._paused, None
+            source.resume_reading()
+        return data
+
+
+class Gate:
+    """Whether the client takes more."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def shut(self) -> None:
+        """It takes no more for now."""
+        self._open.clear()
+
+    def open(self) -> None:
+        """It takes more."""
+        self._open.set()
+
+    async def passed(self) -> None:
+        """Wait until it takes more."""
+        await self._open.wait()

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of SSH share: OpenSSH's programs and a guest, in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+NAME = "sshbox"
+HOST = f"{NAME}.inn"
+
+Done = subprocess.CompletedProcess[bytes]
+Ssh = Callable[..., Done]
+Eventually = Callable[..., None]
+
+
+@contextlib.contextmanager
+def running(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A client in the background; it is told to end afterwards."""
+    process = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def proxy_of(process: subprocess.Popen[bytes]) -> Path:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (proxy,) = [
+        Path(f"/proc/{pid}")
+        for pid in children
+        if b"ssh-proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return proxy

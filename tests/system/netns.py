@@ -123,6 +123,8 @@ class NetworkHost:
             "INN_CACHE_DIR": cache_dir,
             "INN_RUNTIME_DIR": os.environ["INN_RUNTIME_DIR"],
             "INN_STATE_DIR": os.environ["INN_STATE_DIR"],
+            # Room for two guests.
+            "INN_TAP_POOL": "10.99.0.0/29",
         }
         self.inside = Namespace("--user", "--map-root-user", "--net", "--mount")
         self.outside = Namespace("--net", within=self.inside)
@@ -171,12 +173,12 @@ class NetworkHost:
             ready=b"started, version",
         )
 
-    def inn(self, *arguments: str, stdin: bytes | None = None) -> Result:
+    def inn(self, *arguments: str) -> Result:
         """Run `inn` on this host to its end."""
         since = time.monotonic()
         done = subprocess.run(
             self.inside.enter(*INN, *arguments),
-            input=b"" if stdin is None else stdin,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             env={**os.environ, **self._env},
             timeout=BOOT_LIMIT_S,

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,9 @@ def host(state_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     cache = plan_layout(os.environ, os.geteuid()).cache_dir
     made = NetworkHost(tmp_path_factory.mktemp("host"), cache)
     yield made
+    left = made.leftovers()
     made.close()
+    assert left == ([], [])
 
 
 def _path() -> str:
@@ -63,7 +66,11 @@ def machines(host: NetworkHost) -> Iterator[tuple[str, str]]:
     try:
         check_inn(host.inn, "create", "left", "--network", "tap", *publish)
         check_inn(host.inn, "create", "right", "--network", "tap", "--forward", "auto")
-        check_inn(host.inn, "start", "left", "right")
+        # At the same moment: two networks are free, and each gets one of its own.
+        with ThreadPoolExecutor() as pool:
+            begun = list(pool.map(lambda name: host.inn("start", name), ("left", "right")))
+        assert [done.code for done in begun] == [0, 0], [done.error for done in begun]
+        assert "turned on net.ipv4.ip_forward" in "".join(done.error for done in begun)
         yield "left", "right"
     finally:
         host.inn("rm", "-f", "left", "right")
@@ -138,7 +145,11 @@ def test_published_ports_of_a_tap(
     taken = host.inn("run", "--network", "tap", "-p", f"{_HTTP}:80", "--", "true")
     assert taken.code == 125
     assert f"port {_HTTP}/tcp of 127.0.0.1 cannot be published" in taken.error
-    assert len(host.leftovers()[0]) == 2
+    # Both networks of the pool are in use.
+    full = host.inn("run", "--network", "tap", "--", "true")
+    assert full.code == 125
+    assert "no network of 10.99.0.0/29 is free on this host" in full.error
+    assert sorted(host.leftovers()[0]) == ["inn-0a630000", "inn-0a630004"]
 
 
 def test_forwards_are_on_both_loopbacks_and_shown(

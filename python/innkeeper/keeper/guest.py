@@ -67,7 +67,7 @@ class StartReport(msgspec.Struct, frozen=True):
     """How a start went.
 
     :ivar guest: measurements of the guest's own side, in seconds.
-    :ivar warnings: what the agent could not do so far.
+    :ivar warnings: what the agent could not do so far, and what stays changed on the host.
     :ivar network: the guest's network, if it has one.
     """
 
@@ -183,6 +183,7 @@ class Start:
             await self._stage(guest, "qemu", qemu.connect())
             measured: dict[str, float] = {}
             network = side.without_guest() if side is not None else None
+            notes = side.notes if side is not None else ()
             if plan.wait != "none":
                 hello = await self._stage(guest, "boot", guest.announce.hello())
                 measured = {
@@ -194,7 +195,7 @@ class Start:
                     await self._stage(guest, "network", configuring)
                     network = side.network
             outer.push_async_exit(stack.pop_all())
-        return guest, StartReport(measured, guest.complaints(), network)
+        return guest, StartReport(measured, guest.complaints() + notes, network)
 
     async def _open_network(self, stack: AsyncExitStack) -> NetworkSide | None:
         if self._plan.machine.network == "none":

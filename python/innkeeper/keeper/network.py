@@ -41,6 +41,7 @@ class NetworkSide:
 
     :ivar descriptors: for QEMU, by their names in the plan.
     :ivar network: what is known of the network; None without one.
+    :ivar notes: what stays changed on the host.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class NetworkSide:
         descriptors: dict[str, int],
         network: GuestNetwork | None,
         nameserver: str = "",
+        notes: tuple[str, ...] = (),
     ) -> None:
         self._plan = plan
         self.descriptors = descriptors
         self.network = network
+        self.notes = notes
         self._nameserver = nameserver
 
     async def configure(self, agent_socket: Path, stack: AsyncExitStack) -> None:
@@ -152,4 +155,5 @@ async def open_network(plan: RunPlan, stack: AsyncExitStack) -> NetworkSide:
         descriptors={**descriptors, TAP: side.fd},
         network=side.network,
         nameserver=side.network.gateway,
+        notes=side.notes,
     )

@@ -37,11 +37,13 @@ class TapSide:
     """What QEMU and the guest need to know of the tap network.
 
     :ivar fd: the tap device.
+    :ivar notes: what stays changed on the host.
     """
 
-    def __init__(self, fd: int, network: GuestNetwork) -> None:
+    def __init__(self, fd: int, network: GuestNetwork, notes: tuple[str, ...]) -> None:
         self.fd = fd
         self.network = network
+        self.notes = notes
 
     @classmethod
     async def open(
@@ -49,15 +51,15 @@ class TapSide:
     ) -> TapSide:
         """Make all of it; `stack` removes it.
 
-        :param tell: told of what stays changed on the host.
+        :param tell: told when the guest's name server ends too early.
         :raise HostError: something cannot be made, or a published port is taken.
         """
         assert plan.link is not None
         sweep_tables()
-        tap, tap_plan = claim_tap(plan.tap_pools)
+        tap, tap_plan = claim_tap(plan.tap_pools, identity=plan.link.mac)
         stack.callback(tap.close)
         stack.callback(remove_table, tap_plan.table)
-        set_up_tap(tap_plan, tell=tell)
+        notes = set_up_tap(tap_plan)
         publisher = Publisher(plan.machine.ports, tap_plan.guest)
         stack.push_async_callback(publisher.close)
         await publisher.start()
@@ -75,6 +77,7 @@ class TapSide:
                 gateway=tap_plan.host,
                 interface=tap_plan.tap,
             ),
+            notes,
         )
 
 

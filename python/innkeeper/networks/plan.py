@@ -11,6 +11,7 @@ in hex, so that the kernel, which gives a name once, gives an address once.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Interface, IPv4Network
@@ -67,17 +68,28 @@ def parse_pools(text: str) -> tuple[IPv4Network, ...]:
 
 
 def free_networks(
-    pools: Iterable[IPv4Network], taken: Iterable[IPv4Network]
+    pools: Iterable[IPv4Network], taken: Iterable[IPv4Network], *, first: int = 0
 ) -> Iterator[IPv4Network]:
-    """The /30 networks of the pools that touch nothing of what is taken."""
+    """The /30 networks of the pools that touch nothing of what is taken.
+
+    :param first: which of each pool comes first, counted on from its beginning, and around.
+    """
     used = tuple(taken)
     for pool in pools:
         near = [network for network in used if network.overlaps(pool)]
         if any(pool.subnet_of(network) for network in near):
             continue
-        for network in pool.subnets(new_prefix=_PREFIX):
+        count = 1 << (_PREFIX - pool.prefixlen)
+        for index in range(first, first + count):
+            start = int(pool.network_address) + 4 * (index % count)
+            network = IPv4Network((start, _PREFIX))
             if not any(network.overlaps(other) for other in near):
                 yield network
+
+
+def preferred(identity: str) -> int:
+    """Which network a guest would have, if it could choose: always the same one."""
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4], "big")
 
 
 def networks_in_use(

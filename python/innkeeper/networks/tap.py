@@ -10,7 +10,6 @@ belongs to nobody, and whoever makes that interface removes the table.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from ipaddress import IPv4Network
 
 from innkeeper.errors import HostError
@@ -24,6 +23,7 @@ from innkeeper.networks.plan import (
     parse_pools,
     plan_dnsmasq,
     plan_tap,
+    preferred,
     tap_name,
     tap_of_table,
 )
@@ -44,14 +44,16 @@ from innkeeper.system.process import Child, find_program, spawn
 _BRIDGE_TAP = "innb-"
 
 
-def claim_tap(pools: str) -> tuple[Tap, TapPlan]:
+def claim_tap(pools: str, *, identity: str) -> tuple[Tap, TapPlan]:
     """An interface with a network that nobody here uses; both are the caller's.
+
+    :param identity: the same guest gets the same network again, where that is free.
 
     :raise HostError: there is none left, or this process may not make one.
     """
     taken = networks_in_use(ask_ip("-4", "route", "show", "table", "all"), ask_ip("-4", "address"))
     network: IPv4Network
-    for network in free_networks(parse_pools(pools), taken):
+    for network in free_networks(parse_pools(pools), taken, first=preferred(identity)):
         # Somebody else's claim may not have its address yet: then its name is taken.
         tap = open_tap(tap_name(network))
         if tap is not None:
@@ -64,10 +66,9 @@ def claim_tap(pools: str) -> tuple[Tap, TapPlan]:
     )
 
 
-def set_up_tap(plan: TapPlan, *, tell: Callable[[str], None]) -> None:
-    """Give a claimed interface its address and rules.
+def set_up_tap(plan: TapPlan) -> tuple[str, ...]:
+    """Give a claimed interface its address and rules; returns what stays changed on the host.
 
-    :param tell: told of what stays changed on the host.
     :raise HostError: with what the program said that refused.
     """
     # The guest speaks to nobody over IPv6, not even to the host's link-local addresses.
@@ -76,7 +77,8 @@ def set_up_tap(plan: TapPlan, *, tell: Callable[[str], None]) -> None:
     run_nft(plan.rules)
     run_ip(plan.ip)
     if set_net_option("ipv4/ip_forward", 1):
-        tell("turned on net.ipv4.ip_forward, which NAT needs; it stays on")
+        return ("turned on net.ipv4.ip_forward, which NAT needs; it stays on",)
+    return ()
 
 
 def remove_table(table: str) -> None:
@@ -94,7 +96,8 @@ def start_dnsmasq(plan: TapPlan, *, mac: str, hostname: str) -> Child:
     setpriv = find_program("setpriv")
     if setpriv is not None:
         argv = confine(argv, setpriv=setpriv, drop_user=maps_user(NOBODY))
-    return spawn(argv, name="dnsmasq", capture_stderr=True)
+    # Its words are read, so they are not to be a translator's.
+    return spawn(argv, name="dnsmasq", capture_stderr=True, env={"LC_ALL": "C"})
 
 
 def sweep_tables() -> tuple[str, ...]:

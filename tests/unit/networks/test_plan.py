@@ -102,6 +102,8 @@ def test_networks_avoid_what_the_host_uses() -> None:
         *("10.213.0.0/30", "10.213.0.4/30", "10.213.0.8/30", "10.213.0.12/30"),
         "172.29.213.0/30",
     ]
+    second = [str(network) for network in free_networks(pools, (), first=7)]
+    assert second == [*everything[3:4], *everything[:3], everything[4]]
     taken = (IPv4Network("10.213.0.6/32"), IPv4Network("10.213.0.8/29"), IPv4Network("10.9.0.0/16"))
     assert [str(network) for network in free_networks(pools, taken)] == [
         "10.213.0.0/30",

@@ -78,7 +78,8 @@ class Running:
         for read in self.process.stdout:
             if read == line:
                 return
-        pytest.fail(f"stdout ended without {line!r}")
+        _, _, error = self.finish()
+        pytest.fail(f"stdout ended without {line!r}: {error}")
 
     def finish(self) -> tuple[int, bytes, str]:
         """Wait for the end: exit code, rest of stdout, stderr."""

@@ -393,5 +393,8 @@ def _is_same(target: Path, bundle: Bundle) -> bool:
         there = read_bundle(target)
         for file in there.files:
             verify_file(target, file)
-        return there == bundle
+        # Where it came from does not count, only what it is.
+        return msgspec.structs.replace(there, recipe={}) == msgspec.structs.replace(
+            bundle, recipe={}
+        )
     return False

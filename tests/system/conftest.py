@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from debian_images import provide_debian
 from foreign import Build, build_initrd
 from guests import BOOT_LIMIT_S, INN, Inn, Result, Running, Start
 from openssh import HOST, NAME, Done, Ssh
+
+from innkeeper.model.recipe import Recipe
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +36,12 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("state")
     os.environ["INN_STATE_DIR"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def debian_image(state_dir: Path) -> str:
+    """The name of a Debian image with systemd; the first run on a host builds it."""
+    return provide_debian("debian", Recipe())
 
 
 @pytest.fixture

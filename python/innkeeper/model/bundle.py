@@ -9,6 +9,7 @@
       modules[-FLAVOUR].cpio the modules that a guest needs before it has its root
       root.erofs             the root file system (or .squashfs, .ext4)
       tools.erofs            optional: a second read-only file system
+      packages.txt           of a Debian image: its packages with their versions
 
 The agent is not part of a bundle: it is added at each start, so that a bundle
 stays good when innkeeper is updated.

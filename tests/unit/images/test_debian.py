@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from innkeeper.errors import HostError, ImageError, InnError, OutOfSpace, UsageError
-from innkeeper.images.build import apply_changes, explain_failure
+from innkeeper.images.build import apply_changes, build_debian, explain_failure
 from innkeeper.images.debian import mmdebstrap_argv, plan_debian, recipe_digest
+from innkeeper.images.phases import Phases
+from innkeeper.images.roots import make_root
 from innkeeper.model.recipe import Recipe
+from innkeeper.system.watched import Failed
 
 
 def test_the_command_by_value() -> None:
@@ -114,3 +119,24 @@ def test_a_file_that_would_land_on_the_host_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="/srv/x leads out of the image"):
         apply_changes(tree, plan_debian(Recipe(files={"/srv/x": "x"})))
     assert list(host.iterdir()) == []
+
+
+def test_a_disk_without_room_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=500 << 20))
+    phases = Phases(lambda _line: pytest.fail("nothing may begin"))
+    with pytest.raises(OutOfSpace, match="500M of free space; building an image takes 900M"):
+        build_debian(tmp_path, "debian", Recipe(), phases=phases, force=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "<E> erofs: failed to write: No space left on device"
+    failed = Failed("mkfs.erofs", 1, (line,), "root")
+    monkeypatch.setattr("innkeeper.images.roots.run_watched", Mock(side_effect=failed))
+    with pytest.raises(OutOfSpace) as failure:
+        make_root("erofs", tmp_path, tmp_path / "out", fs_uuid="0", epoch=0)
+    assert failure.value.evidence == (line,)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Debian image for the tests: built once on a host, then fetched from the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from guests import INN
+
+from innkeeper.images.debian import recipe_digest
+from innkeeper.model.recipe import Recipe
+from innkeeper.registry.layout import plan_layout
+
+# A mirror that is slow, on a host that is busy.
+BUILD_LIMIT_S = 600
+
+
+def run_image(*arguments: str) -> str:
+    """`inn image` with these arguments; its stdout."""
+    done = subprocess.run(
+        [*INN, "image", *arguments], capture_output=True, timeout=BUILD_LIMIT_S, check=False
+    )
+    if done.returncode != 0:
+        pytest.fail(f"inn image {' '.join(arguments)}: {done.stderr.decode()}")
+    return done.stdout.decode()
+
+
+def cached_export(recipe: Recipe) -> Path:
+    """Where an image of this recipe is kept from one run of the tests to the next."""
+    cache = plan_layout(os.environ, os.geteuid()).cache / "test-images"
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = cache / f"debian-{recipe_digest(recipe)[:16]}"
+    for other in cache.iterdir():
+        if other.name.startswith(".export-"):
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def provide_debian(name: str, recipe: Recipe, *options: str) -> str:
+    """Put an image of a recipe into the run's state folder.
+
+    :param options: of `inn image build` for this recipe.
+    """
+    folder = cached_export(recipe)
+    if not folder.is_dir():
+        run_image("build", "debian", *options, "--name", name)
+        run_image("export", name, str(folder))
+    else:
+        run_image("install", str(folder), "--name", name)
+    return name

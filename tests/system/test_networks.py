@@ -167,6 +167,17 @@ def test_forwards_are_on_both_loopbacks_and_shown(
         assert "200 OK" in host.inside.run(sys.executable, "-c", reach)
 
 
+def test_a_name_server_that_ends_is_started_again(
+    host: NetworkHost, machines: tuple[str, str], eventually: Eventually
+) -> None:
+    tap = host.inspect("left")["record"]["network"]["interface"]
+    (pid,) = name_servers(tap)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: name_servers(tap) not in ([], [pid]))
+    ask = "for i in 1 2 3 4 5; do nslookup name.test && break; sleep 1; done"
+    assert "Name:\tname.test" in in_guest(host, "left", ask)
+
+
 def test_a_guest_follows_the_hosts_name_servers(
     host: NetworkHost, machines: tuple[str, str], eventually: Eventually
 ) -> None:
@@ -204,16 +215,19 @@ def test_nothing_is_left_of_a_network(
     check_inn(host.inn, "stop", "left")
     host.inn("stop", "right")
     assert host.leftovers() == ([], [])
-    assert not _dnsmasqs()
+    assert not name_servers()
 
 
-def _dnsmasqs() -> list[str]:
-    """Name servers of guests, wherever they run."""
+def name_servers(tap: str = "inn-0a6300") -> list[int]:
+    """The processes that serve a guest's tap, or all of the pool's."""
     found = []
+    wanted = f"--interface={tap}".encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes().split(b"\0")
-            found += [w.decode() for w in words if w.startswith(b"--interface=inn-")]
+            # Before the exec it is setpriv, with the same words.
+            if words[0].endswith(b"dnsmasq") and any(word.startswith(wanted) for word in words):
+                found.append(int(path.parent.name))
     return found
 
 

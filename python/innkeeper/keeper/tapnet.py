@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 from innkeeper.errors import HostError
 from innkeeper.keeper.plan import RunPlan
@@ -30,6 +31,9 @@ from innkeeper.system.process import Child
 _DNSMASQ_LIMIT_S = 10.0
 _DNSMASQ_GRACE_S = 2.0
 _LINES = 8
+# A server that ends so often will not do better.
+_STARTS_LIMIT = 10
+_AGAIN_S = 0.5
 _SAID_LIMIT = 8192
 
 
@@ -51,7 +55,7 @@ class TapSide:
     ) -> TapSide:
         """Make all of it; `stack` removes it.
 
-        :param tell: told when the guest's name server ends too early.
+        :param tell: told when the guest's name server ends.
         :raise HostError: something cannot be made, or a published port is taken.
         """
         assert plan.link is not None
@@ -63,8 +67,8 @@ class TapSide:
         publisher = Publisher(plan.machine.ports, tap_plan.guest)
         stack.push_async_callback(publisher.close)
         await publisher.start()
-        child = start_dnsmasq(tap_plan, mac=plan.link.mac, hostname=plan.machine.name)
-        server = NameServer(child, tell=tell)
+        start = partial(start_dnsmasq, tap_plan, mac=plan.link.mac, hostname=plan.machine.name)
+        server = NameServer(start, tell=tell)
         stack.callback(server.close)
         await server.started()
         return cls(
@@ -94,15 +98,20 @@ def open_vhost(stack: AsyncExitStack) -> int:
 
 
 class NameServer:
-    """A guest's dnsmasq: waits until it serves, keeps its last words, tells of its end."""
+    """A guest's dnsmasq: waits until it serves, keeps its last words, starts it again.
 
-    def __init__(self, child: Child, *, tell: Callable[[str], None]) -> None:
-        self._child = child
+    :param start: starts it.
+    """
+
+    def __init__(self, start: Callable[[], Child], *, tell: Callable[[str], None]) -> None:
+        self._start = start
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._serving: asyncio.Future[None] = self._loop.create_future()
         self._said = bytearray()
-        self._loop.add_reader(child.stderr_fd, self._on_stderr)
+        self._starts_left = _STARTS_LIMIT
+        self._again: asyncio.TimerHandle | None = None
+        self._child = self._open()
 
     async def started(self) -> None:
         """Wait until it has bound its ports.
@@ -121,9 +130,16 @@ class NameServer:
 
     def close(self) -> None:
         """End it. Idempotent."""
+        if self._again is not None:
+            self._again.cancel()
         self._stop_reading()
         self._serving.cancel()
         self._child.end(_DNSMASQ_GRACE_S)
+
+    def _open(self) -> Child:
+        child = self._start()
+        self._loop.add_reader(child.stderr_fd, self._on_stderr)
+        return child
 
     def _stop_reading(self) -> None:
         if self._child.stderr_fd >= 0:
@@ -135,16 +151,28 @@ class NameServer:
             return
         if not data:
             self._stop_reading()
-            self._child.wait(1.0)
-            if self._serving.done():
-                self._tell("dnsmasq ended: the guest has no name server any more")
-            else:
+            self._child.end()
+            self._on_end()
+        elif not self._serving.done():
+            # It writes a line in pieces.
+            self._said = (self._said + data)[-_SAID_LIMIT:]
+            # Said once its sockets are bound.
+            if b": started, version " in self._said:
                 self._serving.set_result(None)
-            return
-        if self._serving.done():
-            return
-        # It writes a line in pieces.
-        self._said = (self._said + data)[-_SAID_LIMIT:]
-        # Said once its sockets are bound.
-        if b": started, version " in self._said:
+
+    def _on_end(self) -> None:
+        if not self._serving.done():
             self._serving.set_result(None)
+            return
+        self._starts_left -= 1
+        if self._starts_left <= 0:
+            self._tell("dnsmasq ended again: the guest has no name server any more")
+            return
+        self._tell("dnsmasq ended, and is started again")
+        self._again = self._loop.call_later(_AGAIN_S, self._reopen)
+
+    def _reopen(self) -> None:
+        try:
+            self._child = self._open()
+        except HostError as error:
+            self._tell(f"the guest has no name server any more: {error.brief}")

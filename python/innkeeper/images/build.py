@@ -26,6 +26,8 @@ from innkeeper.system.watched import Failed, run_watched
 
 # What a small image takes while it is made: packages, the tree, and the root made of it.
 _SPACE_BYTES = 900 * MIB
+# The modules of the kernel for any hardware, twice.
+_SPACE_FOR_AMD64_BYTES = 700 * MIB
 
 _TREE = "tree"
 
@@ -59,7 +61,7 @@ def build_debian(
     check_mapped()
     plan = plan_debian(recipe)
     with building(images) as folder:
-        _check_space(folder)
+        _check_space(folder, recipe)
         tree = folder / _TREE
         with phases.phase("packages", f"building {name}: Debian {recipe.suite}, packages"):
             _run_mmdebstrap(recipe, plan, folder, phases)
@@ -103,13 +105,14 @@ def _rank(recipe: Recipe, flavour: str) -> int:
     return next((at for at, name in enumerate(recipe.kernels) if name == flavour), 99)
 
 
-def _check_space(folder: Path) -> None:
+def _check_space(folder: Path, recipe: Recipe) -> None:
+    need = _SPACE_BYTES + _SPACE_FOR_AMD64_BYTES * ("amd64" in recipe.kernels)
     with naming_errors(folder, doing="look at", stage="build"):
         free = shutil.disk_usage(folder).free
-    if free < _SPACE_BYTES:
+    if free < need:
         raise OutOfSpace(
             f"{folder.parent} has {format_size(free)} of free space; "
-            f"building an image takes {format_size(_SPACE_BYTES)}",
+            f"building an image takes {format_size(need)}",
             stage="build",
             fix="free some space, or name a folder on another disk by INN_STATE_DIR",
         )

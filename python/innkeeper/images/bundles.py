@@ -322,7 +322,7 @@ def sweep_builds(images: Path) -> list[tuple[str, int]]:
             if lock is None:
                 continue
             with lock:
-                size = sum(file.lstat().st_size for file in path.iterdir() if file.is_file())
+                size = sum(file.lstat().st_size for file in path.rglob("*"))
                 remove_owned(path)
             swept.append((path.name, size))
     return swept

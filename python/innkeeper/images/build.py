@@ -13,7 +13,7 @@ import msgspec
 from innkeeper.errors import HostError, ImageError, InnError, OutOfSpace, UsageError
 from innkeeper.images.bundles import building, finish_bundle, place_bundle
 from innkeeper.images.debian import DebianPlan, mmdebstrap_argv, plan_debian
-from innkeeper.images.mapped import as_root, check_mapped, remove_owned
+from innkeeper.images.mapped import as_root, check_mapped, remove_owned, root_environment
 from innkeeper.images.phases import Phases
 from innkeeper.images.roots import make_root
 from innkeeper.images.stored_kernels import find_kernels, store_kernels
@@ -133,7 +133,7 @@ def _run_mmdebstrap(recipe: Recipe, plan: DebianPlan, folder: Path, phases: Phas
             as_root(mmdebstrap_argv(recipe, plan, hook=hook, tree=folder / _TREE)),
             stage="packages",
             on_line=tell,
-            env={**plan.env, "TMPDIR": str(temporary)},
+            env={**root_environment(), **plan.env, "TMPDIR": str(temporary)},
         )
     except Failed as exc:
         raise explain_failure(exc.lines, recipe) from exc

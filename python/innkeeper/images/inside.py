@@ -13,6 +13,7 @@ from pathlib import Path
 
 from innkeeper.errors import HostError, ImageError
 from innkeeper.images.elf import MAGIC
+from innkeeper.images.mapped import root_environment
 from innkeeper.model.bundle import RootType
 from innkeeper.system.process import run_tool
 
@@ -68,6 +69,7 @@ def _from_ext4(image: Path, folder: Path) -> None:
         stage="import",
         timeout_s=_TIMEOUT_S,
         stdin_bytes=script.encode(),
+        env=root_environment(),
         check=False,
     )
 

@@ -36,6 +36,11 @@ def as_root(argv: Sequence[str]) -> list[str]:
     return [*root_prefix(os.geteuid()), *argv]
 
 
+def root_environment() -> dict[str, str]:
+    """A PATH with the administrators' programs, such as mke2fs, which a user's does not have."""
+    return {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+
+
 def has_range(table: str, user: str, uid: int) -> bool:
     """True when a /etc/subuid or /etc/subgid gives a user enough ids. Pure."""
     for line in table.splitlines():

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from innkeeper.errors import ImageError, OutOfSpace
-from innkeeper.images.mapped import as_root
+from innkeeper.images.mapped import as_root, root_environment
 from innkeeper.model.bundle import RootType
 from innkeeper.model.recipe import RootFormat
 from innkeeper.system.files import naming_errors
@@ -85,7 +85,7 @@ def make_root(kind: RootFormat, tree: Path, out: Path, *, fs_uuid: str, epoch: i
     """
     size = _ext4_size(tree) if kind == "ext4" else 0
     argv = make_argv(kind, tree, out, fs_uuid=fs_uuid, size_bytes=size)
-    env = {"SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
+    env = root_environment() | {"SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
     try:
         run_watched(as_root(argv), stage="root", env=env, packages=_PACKAGES[argv[0]])
     except Failed as exc:

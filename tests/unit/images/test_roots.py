@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from innkeeper.images.mapped import has_range, root_prefix
 from innkeeper.images.roots import make_argv, make_root, read_head, root_type_of
 from innkeeper.model.recipe import RootFormat
+from innkeeper.system.process import find_program
 
 UUID = "12345678-1234-5678-9abc-123456789abc"
 EPOCH = 1686355200
@@ -35,7 +35,7 @@ def fill(tree: Path) -> Path:
 def test_the_same_content_gives_the_same_bytes(
     tmp_path: Path, kind: RootFormat, program: str
 ) -> None:
-    if shutil.which(program) is None:
+    if find_program(program) is None:
         pytest.skip(f"{program} is not installed on this host")
     digests = []
     for number in (1, 2):
@@ -54,10 +54,14 @@ def test_an_ext4_root_has_nothing_to_repair(tmp_path: Path) -> None:
 
     out = tmp_path / "root"
     make_root("ext4", fill(tmp_path / "tree"), out, fs_uuid=UUID, epoch=EPOCH)
-    done = subprocess.run(["e2fsck", "-fn", str(out)], capture_output=True, check=False)
+    done = subprocess.run(
+        [str(find_program("e2fsck")), "-fn", str(out)], capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stdout
     stat = subprocess.run(
-        ["debugfs", "-R", "stat file-7", str(out)], capture_output=True, check=True
+        [str(find_program("debugfs")), "-R", "stat file-7", str(out)],
+        capture_output=True,
+        check=True,
     ).stdout
     assert stat.count(f"{EPOCH - 5:x}".encode()) == 3
 

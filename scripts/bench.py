@@ -31,6 +31,7 @@ MEASUREMENTS = {
     "start": "start",
     "version": "version",
     "ls": "listing",
+    "machines": "machines",
     "exec": "round_trip",
     "vsock": "vsock",
     "memory": "memory",

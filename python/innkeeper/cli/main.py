@@ -26,6 +26,7 @@ VERBS = {
     "rm": ("innkeeper.cli.lifecycle:rm", "Remove machines."),
     "ls": ("innkeeper.cli.ls:ls", "List machines and running guests."),
     "inspect": ("innkeeper.cli.ls:inspect", "Show everything that is known of a machine."),
+    "top": ("innkeeper.cli.top:top", "Show what running guests take of this host."),
     "exec": ("innkeeper.cli.exec:exec_verb", "Run a command in a running guest."),
     "shell": ("innkeeper.cli.exec:shell", "Open a shell in a running guest."),
     "console": ("innkeeper.cli.console:console", "Sit at a guest's serial console."),

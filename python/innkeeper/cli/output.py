@@ -101,7 +101,12 @@ def ago(since: object, now: float) -> str:
     """How long ago a time was, for people; "" for what is none."""
     if not isinstance(since, float):
         return ""
-    seconds = max(0, int(now - since))
+    return age(now - since)
+
+
+def age(seconds: float) -> str:
+    """A time span in its largest unit: "5s", "3m", "2h", "7d"."""
+    seconds = max(0, int(seconds))
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{seconds // size}{unit}"

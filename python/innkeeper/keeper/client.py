@@ -27,9 +27,10 @@ from innkeeper.keeper.messages import (
     Watch,
 )
 from innkeeper.registry.layout import Layout
-from innkeeper.system.sockets import StreamSocket, connect_unix, wait_readable
+from innkeeper.system.sockets import StreamSocket, connect_unix, hang_up, wait_readable
 
 _CONNECT_LIMIT_S = 5.0
+_HANG_UP_LIMIT_S = 1.0
 
 
 class Asked:
@@ -181,7 +182,10 @@ def console_connection(
         answer: Answer = msgspec.json.decode(line, type=Answer)
         if isinstance(answer, Refused):
             raise error_from_dict(answer.error)
-        yield sock, rest
+        try:
+            yield sock, rest
+        finally:
+            hang_up(sock, timeout_s=_HANG_UP_LIMIT_S)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 from pathlib import Path
 
 from innkeeper.errors import HostError, PathTooLong
@@ -97,3 +98,17 @@ def wait_readable(sock: StreamSocket, timeout_s: float | None) -> bool:
     poller = select.poll()
     poller.register(sock, select.POLLIN)
     return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
+
+
+def hang_up(sock: socket.socket, *, timeout_s: float) -> None:
+    """Say that nothing more follows, and wait until the peer has closed too.
+
+    A Unix socket that is closed with unread bytes in it resets the connection, and the
+    peer may lose what was sent just before. Raises nothing: the peer may be gone.
+    """
+    deadline = time.monotonic() + timeout_s
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while (left_s := deadline - time.monotonic()) > 0 and wait_readable(sock, left_s):
+            if not sock.recv(65536):
+                return

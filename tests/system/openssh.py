@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NAME = "sshbox"
 HOST = f"{NAME}.inn"
+_LIFE_LIMIT_S = 100.0
 
 Done = subprocess.CompletedProcess[bytes]
 Ssh = Callable[..., Done]
@@ -18,15 +20,27 @@ Eventually = Callable[..., None]
 
 @contextlib.contextmanager
 def running(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A client in the background; it is told to end afterwards."""
+    """A client in the background; it is told to end afterwards.
+
+    It is killed after a while, so that nobody waits for ever for what it says.
+    """
     process = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    watchdog = threading.Timer(_LIFE_LIMIT_S, process.kill)
+    watchdog.start()
     try:
         yield process
     finally:
+        watchdog.cancel()
+        watchdog.join()
         process.terminate()
-        process.communicate(timeout=20)
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
 
 
 def proxy_of(process: subprocess.Popen[bytes]) -> Path:

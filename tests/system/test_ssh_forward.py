@@ -37,6 +37,7 @@ def website(ssh: Ssh) -> str:
 
 
 def _ask(sock: socket.socket, request: str) -> bytes:
+    sock.settimeout(20)
     sock.sendall(request.encode())
     answer = b""
     while data := sock.recv(65536):
@@ -79,18 +80,24 @@ def test_forwarding_to_a_unix_socket(
     guest_programs: str, ssh: Ssh, ssh_config: Path, tmp_path: Path, eventually: Eventually
 ) -> None:
     assert ssh(HOST, f"{guest_programs} -a /tmp/agent.sock").returncode == 0
-    local = tmp_path / "s"
-    with running(["ssh", "-F", str(ssh_config), "-N", "-L", f"{local}:/tmp/agent.sock", HOST]):
-        eventually(local.exists)
+    local, broken = tmp_path / "s", tmp_path / "b"
+    leads = ("-L", f"{local}:/tmp/agent.sock", "-L", f"{broken}:/tmp/none.sock")
+    with running(["ssh", "-F", str(ssh_config), "-N", *leads, HOST]) as client:
+        eventually(lambda: local.exists() and broken.exists())
         listed = subprocess.run(
             ["ssh-add", "-l"],
             env={**os.environ, "SSH_AUTH_SOCK": str(local)},
             capture_output=True,
+            timeout=60,
             check=False,
         )
         assert (listed.returncode, listed.stdout) == (1, b"The agent has no identities.\n")
-    refused = ssh("-W", "/tmp/none.sock", HOST)
-    assert refused.returncode == 255
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(20)
+            sock.connect(str(broken))
+            assert sock.recv(1) == b""
+        assert client.stderr is not None
+        assert b"No such file" in client.stderr.readline()
 
 
 def test_what_is_not_served_is_said(ssh: Ssh) -> None:

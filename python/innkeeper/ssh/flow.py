@@ -7,9 +7,13 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-# The client waits while this much waits for the guest. What is under way then
-# is bounded by the channel's window.
-_INBOX_LIMIT_BYTES = 256 << 10
+# The client's window for one channel.
+WINDOW_BYTES = 512 << 10
+# asyncssh grants a whole new window with each resume, whatever it still keeps
+# of the one before. It keeps one window at most, as long as a whole window is
+# taken between a resume and the next pause.
+_RESUME_BYTES = 256 << 10
+_PAUSE_BYTES = _RESUME_BYTES + WINDOW_BYTES
 
 
 class Pausable(Protocol):
@@ -37,7 +41,7 @@ class Inbox:
         self._pieces.append(data)
         self._size_bytes += len(data)
         self._news.set()
-        if self._size_bytes > _INBOX_LIMIT_BYTES and self._paused is None:
+        if self._size_bytes > _PAUSE_BYTES and self._paused is None:
             self._paused = source
             source.pause_reading()
 
@@ -55,7 +59,7 @@ class Inbox:
             await self._news.wait()
         data = self._pieces.popleft()
         self._size_bytes -= len(data)
-        if self._paused is not None and self._size_bytes <= _INBOX_LIMIT_BYTES // 2:
+        if self._paused is not None and self._size_bytes <= _RESUME_BYTES:
             source, self._paused = self._paused, None
             source.resume_reading()
         return data

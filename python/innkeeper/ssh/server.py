@@ -23,6 +23,7 @@ from innkeeper.errors import HostError, InnError
 from innkeeper.keeper.client import GuestWitness, witness
 from innkeeper.keeper.machines import require_answering
 from innkeeper.registry.layout import Layout
+from innkeeper.ssh.flow import WINDOW_BYTES
 from innkeeper.ssh.hostkey import ALGORITHM, host_key
 from innkeeper.ssh.relay import Relay, connect_tcp, connect_unix
 from innkeeper.ssh.session import GuestSession
@@ -31,8 +32,6 @@ from innkeeper.system.signals import leave_to_parent
 
 # The connection never leaves this host: the cheapest ciphers that every client has.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
-# The client's window for one channel: what a slow guest makes us hold at most.
-_WINDOW_BYTES = 1 << 20
 _PACKET_BYTES = 64 << 10
 _FLUSH_LIMIT_S = 5.0
 
@@ -121,7 +120,7 @@ async def _serve(
             agent_forwarding=False,
             x11_forwarding=False,
             gss_host=None,
-            window=_WINDOW_BYTES,
+            window=WINDOW_BYTES,
             max_pktsize=_PACKET_BYTES,
             login_timeout=0,
         )

@@ -13,8 +13,6 @@ import asyncssh
 from innkeeper.agent.setup import WindowSize
 from innkeeper.agent.vsh import (
     STDERR,
-    STDOUT,
-    Eof,
     Event,
     Exited,
     Failed,
@@ -116,7 +114,6 @@ class GuestSession(asyncssh.SSHServerSession[bytes]):
         self._gate = Gate()
         self._shell: Shell | None = None
         self._task: asyncio.Task[None] | None = None
-        self._open_outputs = {STDOUT, STDERR}
         self._killed = False
 
     # What the client asks for before it starts
@@ -216,7 +213,8 @@ class GuestSession(asyncssh.SSHServerSession[bytes]):
             if not self._killed:
                 raise
             code = _KILLED
-        # Its own end of file may have been told before.
+        # The end of file is told with the exit code only: a client that has both
+        # ends of file closes the channel, which would take no code any more.
         self._chan.exit(code)
 
     async def _follow(self) -> int:
@@ -248,7 +246,3 @@ class GuestSession(asyncssh.SSHServerSession[bytes]):
             else:
                 self._chan.write(event.data)
             await self._gate.passed()
-        elif isinstance(event, Eof):
-            self._open_outputs.discard(event.stream)
-            if not self._open_outputs:
-                self._chan.write_eof()

@@ -141,7 +141,8 @@ def test_published_ports_of_a_tap(
     # back is in the unit test of the same code.)
     before = unheard_datagrams(host, "left")
     host.inside.run(sys.executable, "-c", _SEND_UDP)
-    eventually(lambda: unheard_datagrams(host, "left") == before + 5)
+    # Not all of them: "port unreachable" comes back as the error of a later send.
+    eventually(lambda: unheard_datagrams(host, "left") > before)
     taken = host.inn("run", "--network", "tap", "-p", f"{_HTTP}:80", "--", "true")
     assert taken.code == 125
     assert f"port {_HTTP}/tcp of 127.0.0.1 cannot be published" in taken.error

@@ -172,7 +172,8 @@ def test_users_and_folders(inn: Inn) -> None:
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2"])
 def test_signals_reach_the_command(name: str) -> None:
-    script = f"trap 'echo got {name}; exit 9' {name}; echo ready; while :; do read x; done"
+    # Not `read`: a signal that comes just before it would wait for its end.
+    script = f"trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.1; done"
     with subprocess.Popen(
         [*INN, "exec", NAME, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -171,11 +171,12 @@ def _pull_archive(peer: Peer, place: tuple[str, str], unpacker: Unpacker) -> Non
     failures: list[BaseException] = []
 
     def unpack() -> None:
-        try:
-            with theirs, theirs.makefile("rb") as stream:
+        with theirs, theirs.makefile("rb") as stream:
+            try:
                 unpacker.unpack(stream)
-        except BaseException as exc:  # noqa: BLE001 - raised again by the thread that waits
-            failures.append(exc)
+            except BaseException as exc:  # noqa: BLE001 - raised again by the thread that waits
+                # Before the stream closes: who writes to it then looks for the reason here.
+                failures.append(exc)
 
     thread = threading.Thread(target=unpack, name="unpack")
     stdout = _CountedOutput(ours.fileno(), name="the archive", report=peer.on_progress)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from innkeeper.errors import InnError
@@ -13,10 +11,10 @@ from innkeeper.keeper.machines import require_running
 from innkeeper.model.record import LIVE_STATES
 from innkeeper.registry.layout import Layout, host_layout
 from innkeeper.registry.machines import read_record
+from innkeeper.system.process import wait_for_pid
 from innkeeper.system.terminal import is_terminal
 
 _END_LIMIT_S = 2.0
-_END_POLL_S = 0.02
 
 
 @click.command()
@@ -71,11 +69,10 @@ def console(name: str, read_only: bool, escape: str) -> int:
 def _told_end(layout: Layout, name: str) -> str:
     """Why the console ended, from the record, where there is one."""
     # A killed keeper's sockets are closed a moment before its locks are released.
-    deadline = time.monotonic() + _END_LIMIT_S
     try:
         record = read_record(layout, name)
-        while record.state in LIVE_STATES and time.monotonic() < deadline:
-            time.sleep(_END_POLL_S)
+        if record.state in LIVE_STATES and record.keeper_pid is not None:
+            wait_for_pid(record.keeper_pid, _END_LIMIT_S)
             record = read_record(layout, name)
     except InnError:
         return f"the guest {name} has ended"  # of `inn run`, which leaves no record

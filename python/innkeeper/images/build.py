@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -16,10 +15,11 @@ from innkeeper.images.debian import DebianPlan, mmdebstrap_argv, plan_debian
 from innkeeper.images.mapped import as_root, check_mapped, remove_owned, root_environment
 from innkeeper.images.phases import Phases
 from innkeeper.images.roots import make_root
+from innkeeper.images.space import check_space
 from innkeeper.images.stored_kernels import find_kernels, store_kernels
 from innkeeper.model.bundle import Bundle
 from innkeeper.model.recipe import Recipe
-from innkeeper.model.sizes import MIB, format_size
+from innkeeper.model.sizes import MIB
 from innkeeper.system.files import naming_errors, write_new
 from innkeeper.system.process import find_program
 from innkeeper.system.watched import Failed, run_watched
@@ -107,15 +107,7 @@ def _rank(recipe: Recipe, flavour: str) -> int:
 
 def _check_space(folder: Path, recipe: Recipe) -> None:
     need = _SPACE_BYTES + _SPACE_FOR_AMD64_BYTES * ("amd64" in recipe.kernels)
-    with naming_errors(folder, doing="look at", stage="build"):
-        free = shutil.disk_usage(folder).free
-    if free < need:
-        raise OutOfSpace(
-            f"{folder.parent} has {format_size(free)} of free space; "
-            f"building an image takes {format_size(need)}",
-            stage="build",
-            fix="free some space, or name a folder on another disk by INN_STATE_DIR",
-        )
+    check_space(folder, need, what="building an image", stage="build")
 
 
 def _run_mmdebstrap(recipe: Recipe, plan: DebianPlan, folder: Path, phases: Phases) -> None:

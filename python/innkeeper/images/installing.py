@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import HostError, ImageError, NameInUse, OutOfSpace, UsageError
+from innkeeper.errors import HostError, ImageError, NameInUse, UsageError
 from innkeeper.images.bundles import (
     PARTS,
     building,
@@ -31,6 +31,7 @@ from innkeeper.images.bundles import (
     verify_file,
 )
 from innkeeper.images.phases import Phases
+from innkeeper.images.space import check_space
 from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile
 from innkeeper.model.sizes import MIB, format_size
 from innkeeper.system.download import fetch_into, fetch_small, is_address
@@ -163,15 +164,7 @@ def _check_space(parts: Path, bundle: Bundle) -> None:
         if (path := parts / f"{file.sha256}.part").is_file()
     )
     need = sum(file.size_bytes for file in bundle.files) - have + _SLACK_BYTES
-    with naming_errors(parts, doing="look at", stage="install"):
-        free = shutil.disk_usage(parts).free
-    if free < need:
-        raise OutOfSpace(
-            f"{parts.parent} has {format_size(free)} of free space; "
-            f"the image takes {format_size(need)}",
-            stage="install",
-            fix="free some space, or name a folder on another disk by INN_STATE_DIR",
-        )
+    check_space(parts, need, what="the image", stage="install")
 
 
 def _fetch(

@@ -171,19 +171,13 @@ def console_connection(
     """
     with _asked(layout, name, Attach(read_only)) as sock:
         buffer = bytearray()
-        while b"\n" not in buffer:
-            if not wait_readable(sock, _CONNECT_LIMIT_S):
-                raise TimedOut("the keeper did not answer in time", stage="keeper")
-            data = sock.recv(65536)
-            if not data:
-                raise GuestError(f"the keeper of {name!r} went away", stage="keeper")
-            buffer += data
-        line, _, rest = bytes(buffer).partition(b"\n")
-        answer: Answer = msgspec.json.decode(line, type=Answer)
+        answer = _answer(sock, buffer, time.monotonic() + _CONNECT_LIMIT_S)
+        if answer is None:
+            raise GuestError(f"the keeper of {name!r} went away", stage="keeper")
         if isinstance(answer, Refused):
             raise error_from_dict(answer.error)
         try:
-            yield sock, rest
+            yield sock, bytes(buffer)
         finally:
             hang_up(sock, timeout_s=_HANG_UP_LIMIT_S)
 
@@ -206,21 +200,26 @@ def _asked(layout: Layout, name: str, operation: Operation) -> Iterator[StreamSo
 
 def _answers(sock: StreamSocket, deadline: float | None) -> Iterator[Answer]:
     buffer = bytearray()
-    while True:
-        while b"\n" not in buffer:
-            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not wait_readable(sock, left_s):
-                raise TimedOut("the keeper did not answer in time", stage="keeper")
-            try:
-                data = sock.recv(65536)
-            except ConnectionError:
-                return
-            if not data:
-                return
-            buffer += data
-            if len(buffer) > LINE_LIMIT_BYTES:
-                raise ProtocolError("the keeper sent too long a line", stage="keeper")
-        line, _, rest = bytes(buffer).partition(b"\n")
-        buffer = bytearray(rest)
-        answer: Answer = msgspec.json.decode(line, type=Answer)
+    while (answer := _answer(sock, buffer, deadline)) is not None:
         yield answer
+
+
+def _answer(sock: StreamSocket, buffer: bytearray, deadline: float | None) -> Answer | None:
+    """The next answer, None where the keeper went away; what came after it stays in `buffer`."""
+    while b"\n" not in buffer:
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not wait_readable(sock, left_s):
+            raise TimedOut("the keeper did not answer in time", stage="keeper")
+        try:
+            data = sock.recv(65536)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        buffer += data
+        if len(buffer) > LINE_LIMIT_BYTES:
+            raise ProtocolError("the keeper sent too long a line", stage="keeper")
+    line, _, rest = bytes(buffer).partition(b"\n")
+    buffer[:] = rest
+    answer: Answer = msgspec.json.decode(line, type=Answer)
+    return answer

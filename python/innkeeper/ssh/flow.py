@@ -83,3 +83,40 @@ class Gate:
     async def passed(self) -> None:
         """Wait until it takes more."""
         await self._open.wait()
+
+
+class Flow:
+    """What a channel calls back, for a task that works between it and the guest.
+
+    A subclass sets `_chan` when the channel opens, and `_task` when the task begins.
+    """
+
+    _chan: Pausable
+
+    def __init__(self) -> None:
+        self._inbox = Inbox()
+        self._gate = Gate()
+        self._task: asyncio.Task[None] | None = None
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002
+        """Bytes for the guest."""
+        self._inbox.put(data, self._chan)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; the other direction stays open."""
+        self._inbox.end()
+        return True
+
+    def pause_writing(self) -> None:
+        """The client's window is full."""
+        self._gate.shut()
+
+    def resume_writing(self) -> None:
+        """The client takes more."""
+        self._gate.open()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The client is gone, and so is the task."""
+        self._gate.open()
+        if self._task is not None:
+            self._task.cancel()

@@ -20,7 +20,7 @@ from innkeeper.agent.vsh import STDERR, STDOUT, Eof, Event, Exited, Output, Star
 from innkeeper.errors import GuestError, InnError
 from innkeeper.keeper.relay import dial
 from innkeeper.model.machine import Command
-from innkeeper.ssh.flow import Gate, Inbox
+from innkeeper.ssh.flow import Flow, Inbox
 from innkeeper.ssh.mapping import forward_addresses, unix_argv
 from innkeeper.ssh.session import Shell
 
@@ -147,14 +147,14 @@ def _refusal(why: str) -> asyncssh.ChannelOpenError:
     return asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, why)
 
 
-class Relay(asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
+class Relay(Flow, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
     """Bytes between a forwarded channel and the guest, each direction with its own end."""
 
+    _chan: asyncssh.SSHTCPChannel[bytes] | asyncssh.SSHUNIXChannel[bytes]
+
     def __init__(self, far: Far) -> None:
+        super().__init__()
         self._far = far
-        self._inbox = Inbox()
-        self._gate = Gate()
-        self._task: asyncio.Task[None] | None = None
 
     def connection_made(
         self, chan: asyncssh.SSHTCPChannel[bytes] | asyncssh.SSHUNIXChannel[bytes]
@@ -165,29 +165,6 @@ class Relay(asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
     def session_started(self) -> None:
         """Bytes flow."""
         self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:  # noqa: ARG002
-        """Bytes for the guest."""
-        self._inbox.put(data, self._chan)
-
-    def eof_received(self) -> bool:
-        """The client sends no more; the other direction stays open."""
-        self._inbox.end()
-        return True
-
-    def pause_writing(self) -> None:
-        """The client's window is full."""
-        self._gate.shut()
-
-    def resume_writing(self) -> None:
-        """The client takes more."""
-        self._gate.open()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The client is gone."""
-        self._gate.open()
-        if self._task is not None:
-            self._task.cancel()
 
     async def _run(self) -> None:
         try:

@@ -24,7 +24,7 @@ from innkeeper.agent.vsh import (
 from innkeeper.errors import GuestError, GuestLost, InnError
 from innkeeper.keeper.relay import open_port
 from innkeeper.model.machine import Command
-from innkeeper.ssh.flow import Gate, Inbox
+from innkeeper.ssh.flow import Flow, Inbox
 from innkeeper.ssh.mapping import SFTP, SIGNALS, session_command, shell_argv, window_of
 from innkeeper.switchboard.ports import SHELL_PORT
 
@@ -101,19 +101,19 @@ def error_text(error: InnError) -> bytes:
     return ("\r\n".join(lines) + "\r\n").encode("utf-8", "replace")
 
 
-class GuestSession(asyncssh.SSHServerSession[bytes]):
+class GuestSession(Flow, asyncssh.SSHServerSession[bytes]):
     """A shell, a command or the SFTP server, as a user of the guest."""
 
+    _chan: asyncssh.SSHServerChannel[bytes]
+
     def __init__(self, vsock_path: Path, user: str) -> None:
+        super().__init__()
         self._vsock_path = vsock_path
         self._user = user
         self._argv: tuple[str, ...] = ()
         self._term: str | None = None
         self._window: WindowSize | None = None
-        self._inbox = Inbox()
-        self._gate = Gate()
         self._shell: Shell | None = None
-        self._task: asyncio.Task[None] | None = None
         self._killed = False
 
     # What the client asks for before it starts
@@ -153,23 +153,6 @@ class GuestSession(asyncssh.SSHServerSession[bytes]):
 
     # What the client does while it runs
 
-    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:  # noqa: ARG002
-        """Bytes for stdin."""
-        self._inbox.put(data, self._chan)
-
-    def eof_received(self) -> bool:
-        """The end of stdin; the other direction stays open."""
-        self._inbox.end()
-        return True
-
-    def pause_writing(self) -> None:
-        """The client's window is full."""
-        self._gate.shut()
-
-    def resume_writing(self) -> None:
-        """The client takes more."""
-        self._gate.open()
-
     def signal_received(self, signal: str) -> None:
         """A signal for the command; those that the agent cannot send are dropped."""
         if signal == "KILL" and self._task is not None:
@@ -190,12 +173,6 @@ class GuestSession(asyncssh.SSHServerSession[bytes]):
         self._window = window_of(width, height)
         if self._shell is not None and self._shell.protocol.started:
             self._shell.send(self._shell.protocol.resize(self._window))
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The client is gone, and so is the command."""
-        self._gate.open()
-        if self._task is not None:
-            self._task.cancel()
 
     # The guest's side
 

@@ -64,11 +64,7 @@ def sync_folder(path: Path) -> None:
 
     :raise OSError: it cannot be opened or synced.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    _sync(path, os.O_DIRECTORY)
 
 
 def sync_file(path: Path) -> None:
@@ -76,7 +72,11 @@ def sync_file(path: Path) -> None:
 
     :raise OSError: it cannot be opened or synced.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    _sync(path, os.O_NOFOLLOW)
+
+
+def _sync(path: Path, flags: int) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:

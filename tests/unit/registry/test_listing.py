@@ -19,17 +19,6 @@ from innkeeper.registry.names import claim
 from innkeeper.system.files import folder_size_bytes, read_whole
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    for name in ("run", "state"):
-        (tmp_path / name).mkdir(mode=0o700)
-    return Layout(
-        runtime_dir=str(tmp_path / "run"),
-        cache_dir=str(tmp_path),
-        state_dir=str(tmp_path / "state"),
-    )
-
-
 def test_every_kind_of_machine(layout: Layout) -> None:
     assert list_machines(layout) == []
     for name in ("plain", "lives", "died", "torn", "bare"):

@@ -23,17 +23,6 @@ from innkeeper.registry.machines import (
 from innkeeper.registry.names import claim
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    for name in ("run", "state"):
-        (tmp_path / name).mkdir(mode=0o700)
-    return Layout(
-        runtime_dir=str(tmp_path / "run"),
-        cache_dir=str(tmp_path),
-        state_dir=str(tmp_path / "state"),
-    )
-
-
 def test_a_machine_comes_and_goes(layout: Layout) -> None:
     create_machine(layout, Machine(name="box", cpus=2))
     assert machine_names(layout) == ("box",)

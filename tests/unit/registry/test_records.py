@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,17 +16,6 @@ from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import create_machine, delete_machine, read_record, write_record
 from innkeeper.registry.names import claim, remove_dead
 from innkeeper.registry.records import load_record
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    for name in ("run", "state"):
-        (tmp_path / name).mkdir(mode=0o700)
-    return Layout(
-        runtime_dir=str(tmp_path / "run"),
-        cache_dir=str(tmp_path),
-        state_dir=str(tmp_path / "state"),
-    )
 
 
 def record(revision: int, **values: object) -> Record:

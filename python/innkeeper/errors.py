@@ -17,6 +17,7 @@
     ├── GuestError              the guest failed                            125
     │   ├── BootFailed          it ended or panicked before it was ready    125
     │   ├── GuestLost           it ended under a running command            125
+    │   ├── CallFailed          its kernel refused a control call           125
     │   └── KeeperLost          its keeper died                             125
     ├── CommandNotFound         the guest has no such command               127
     ├── CommandNotExecutable    the guest's command cannot be executed      126
@@ -138,6 +139,15 @@ class BootFailed(GuestError):
 
 class GuestLost(GuestError):
     """The guest ended while a command was running in it."""
+
+
+class CallFailed(GuestError):
+    """The guest's kernel refused what its agent was asked to do.
+
+    :ivar number: its errno; 0 where the error came from another process.
+    """
+
+    number = 0
 
 
 class KeeperLost(GuestError):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from innkeeper.agent.control import ControlClient, Launched
-from innkeeper.errors import GuestError
+from innkeeper.errors import CallFailed, GuestError
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Peer
@@ -29,3 +30,11 @@ def test_calls(peer: Peer) -> None:
             client.launch(["/no/such"])
         with pytest.raises(GuestError, match="could not mount"):
             client.mount("none", "/no/such/target", "nosuchfs")
+        with pytest.raises(CallFailed, match="could not mount port 16384") as failed:
+            client.mount_9p(16384, str(peer.folder / "target"))
+        assert failed.value.number in (errno.ENOENT, errno.ECONNRESET)
+        with pytest.raises(CallFailed, match="No such file"):
+            client.unmount("/no/such")
+        with pytest.raises(CallFailed, match="resize '/proc'") as failed:
+            client.resize_filesystem("/proc", size_bytes=1 << 30)
+        assert failed.value.number == errno.EOPNOTSUPP

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
+use crate::control::targets::Targets;
 use crate::failures::Failures;
 use crate::process::reaper::Reaper;
 use crate::transport::{Listener, Transport};
@@ -46,6 +47,8 @@ pub struct Agent {
     pub failures: Failures,
     /// Whether this process is PID 1.
     pub is_init: bool,
+    /// Folders made for mounts.
+    pub targets: Targets,
     /// A host asked for the guest's log.
     pub logs_wanted: Notify,
     stopping: watch::Sender<bool>,
@@ -64,6 +67,7 @@ impl Agent {
             reaper: Reaper::default(),
             failures: Failures::new(earlier),
             is_init: is_pid_1(),
+            targets: Targets::default(),
             logs_wanted: Notify::new(),
             stopping: watch::Sender::new(false),
             sessions: watch::Sender::new(()),
@@ -150,7 +154,11 @@ async fn serve(settings: Settings, agent: Arc<Agent>) -> io::Result<()> {
     let control = listen(&settings.transport, control::PORT, &agent).await?;
     let forwards = listen(&settings.transport, forward::PORT, &agent).await?;
     tokio::spawn(vsh::serve(shells, Arc::clone(&agent)));
-    tokio::spawn(control::serve(control, Arc::clone(&agent)));
+    tokio::spawn(control::serve(
+        control,
+        settings.transport.clone(),
+        Arc::clone(&agent),
+    ));
     tokio::spawn(forward::serve(forwards));
     tokio::spawn(guestlog::run(
         settings.transport.clone(),

@@ -11,8 +11,9 @@ use hyper_util::rt::TokioIo;
 use inn_wire::announce::agent_message;
 use proto::maitred_client::MaitredClient;
 use proto::{
-    EmptyMessage, IPv4Config, LaunchProcessRequest, MountRequest, NetworkConfigRequest,
-    PortProtocol, ProcessStatus, ResolvConfig, SetResolvConfigRequest, SetTimeRequest,
+    EmptyMessage, IPv4Config, LaunchProcessRequest, Mount9PRequest, MountRequest,
+    NetworkConfigRequest, PortProtocol, ProcessStatus, ResizeFilesystemRequest, ResolvConfig,
+    SetResolvConfigRequest, SetTimeRequest, UnmountRequest,
 };
 use support::{Agent, until};
 use tonic::Code;
@@ -189,6 +190,51 @@ fn mount_errors_are_errnos() {
         target.metadata().unwrap().permissions().mode() & 0o777,
         0o700
     );
+}
+
+#[test]
+fn mounting_9p_and_unmounting_answer_with_errnos() {
+    let agent = Agent::start();
+    let target = agent.dir.join("deep/target");
+    let request = |port, target: &str| Mount9PRequest {
+        port,
+        target: target.to_owned(),
+        ..Default::default()
+    };
+    let server = std::os::unix::net::UnixListener::bind(agent.socket(16384)).unwrap();
+    calls(async {
+        let mut client = client(&agent).await;
+        let mut mount = async |request| client.mount9_p(request).await.unwrap().into_inner().error;
+        let target = target.to_str().unwrap();
+        assert_eq!(mount(request(16385, target)).await, libc::ENOENT);
+        assert_eq!(mount(request(16384, "relative")).await, libc::EINVAL);
+        // ENODEV as root of a kernel without 9p; EPERM as anybody else.
+        let error = mount(request(16384, target)).await;
+        assert!([libc::ENODEV, libc::EPERM].contains(&error), "{error}");
+        let mut unmount = async |target: &str| {
+            let target = target.to_owned();
+            let request = UnmountRequest { target, lazy: true };
+            client.unmount(request).await.unwrap().into_inner().error
+        };
+        assert_eq!(unmount("/no/such").await, libc::ENOENT);
+        assert_eq!(unmount("no/such").await, libc::EINVAL);
+        let error = unmount(agent.dir.to_str().unwrap()).await;
+        assert!([libc::EINVAL, libc::EPERM].contains(&error), "{error}");
+        let mut resize = async |target: &str| {
+            let request = ResizeFilesystemRequest {
+                target: target.to_owned(),
+                size_bytes: 0,
+            };
+            let answer = client.resize_filesystem(request).await.unwrap();
+            answer.into_inner().error
+        };
+        assert_eq!(resize("/proc").await, libc::EOPNOTSUPP);
+        assert_eq!(resize("/proc/version").await, libc::ENOTDIR);
+        assert_eq!(resize("/no/such").await, libc::ENOENT);
+    });
+    drop(server);
+    // What was made for a mount that failed is gone.
+    assert!(agent.dir.is_dir() && !agent.dir.join("deep").exists());
 }
 
 #[test]

@@ -18,18 +18,24 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from innkeeper.agent.ports import ListeningPort, parse_ports
 from innkeeper.agent.text import clean_text
-from innkeeper.errors import GuestError, GuestLost, InnError, TimedOut, UsageError
+from innkeeper.errors import CallFailed, GuestError, GuestLost, InnError, TimedOut, UsageError
 from innkeeper.system.sockets import check_socket_path
 
 if TYPE_CHECKING:
     import grpc
 
 _CALL_TIMEOUT_S = 10.0
+
+# Shrinking moves what lies behind the new end.
+_RESIZE_TIMEOUT_S = 600.0
+
 _MESSAGE_LIMIT = 1 << 20
 
 _T = TypeVar("_T")
 
 Status = Literal["exited", "signaled", "launched"]
+
+Cache9P = Literal["none", "mmap", "loose"]
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class ControlClient:
 
         :param flags: as in mount(2).
         :param mkfs_if_needed: make a file system first on a disk that holds nothing.
-        :raise GuestError: the guest could not mount it.
+        :raise CallFailed: the guest could not mount it.
         """
         request = self._pb.MountRequest(
             source=source,
@@ -169,10 +175,74 @@ class ControlClient:
         )
         answer = self._call("Mount", self._stub.Mount, request, timeout_s)
         if answer.error:
-            raise GuestError(
-                f"the guest could not mount {source!r} at {target!r}: {_reason(answer.error)}",
-                stage="control",
-            )
+            raise _failure(f"mount {source!r} at {target!r}", answer.error)
+
+    def mount_9p(
+        self,
+        port: int,
+        target: str,
+        *,
+        read_only: bool = False,
+        aname: str = "",
+        msize_bytes: int = 0,
+        cache: Cache9P = "none",
+        timeout_s: float = _CALL_TIMEOUT_S,
+    ) -> None:
+        """Mount in the guest what a 9P2000.L server behind a vsock port of the host serves.
+
+        :param target: made where it is missing.
+        :param aname: the server's tree, if it has several.
+        :param msize_bytes: largest message; 0 is the kernel's default.
+        :raise CallFailed: the guest could not connect or mount.
+        """
+        pb = self._pb
+        caches = {
+            "none": pb.CACHE_9P_NONE,
+            "mmap": pb.CACHE_9P_MMAP,
+            "loose": pb.CACHE_9P_LOOSE,
+        }
+        request = pb.Mount9PRequest(
+            port=port,
+            target=target,
+            read_only=read_only,
+            aname=aname,
+            msize_bytes=msize_bytes,
+            cache=caches[cache],
+        )
+        answer = self._call("Mount9P", self._stub.Mount9P, request, timeout_s)
+        if answer.error:
+            raise _failure(f"mount port {port} at {target!r}", answer.error)
+
+    def unmount(
+        self, target: str, *, lazy: bool = False, timeout_s: float = _CALL_TIMEOUT_S
+    ) -> None:
+        """Unmount a file system in the guest, and remove the folder made for it, if empty.
+
+        :param lazy: also a busy one; who uses it goes on with it.
+        :raise CallFailed: the guest could not unmount it; EBUSY where it is in use.
+        """
+        request = self._pb.UnmountRequest(target=target, lazy=lazy)
+        answer = self._call("Unmount", self._stub.Unmount, request, timeout_s)
+        if answer.error:
+            raise _failure(f"unmount {target!r}", answer.error)
+
+    def resize_filesystem(
+        self, target: str, *, size_bytes: int = 0, timeout_s: float = _RESIZE_TIMEOUT_S
+    ) -> int:
+        """Resize a mounted file system of the guest: ext4 grows, btrfs also shrinks.
+
+        :param size_bytes: 0 is all of its disk.
+        :return: the size it has now, in bytes.
+        :raise CallFailed: the guest could not; ENOSPC where the data need more,
+            EOPNOTSUPP where the kind of file system cannot do that while mounted.
+        """
+        request = self._pb.ResizeFilesystemRequest(target=target, size_bytes=size_bytes)
+        stub = self._stub
+        answer = self._call("ResizeFilesystem", stub.ResizeFilesystem, request, timeout_s)
+        if answer.error:
+            wanted = f"{size_bytes} bytes" if size_bytes else "the size of its disk"
+            raise _failure(f"resize {target!r} to {wanted}", answer.error)
+        return answer.size_bytes
 
     def configure_network(
         self,
@@ -259,6 +329,13 @@ class ControlClient:
         return GuestError(
             f"the guest's agent refused {name}: {details or code.name}", stage="control"
         )
+
+
+def _failure(what: str, number: int) -> CallFailed:
+    """The error for a control call that was answered with an errno."""
+    error = CallFailed(f"the guest could not {what}: {_reason(number)}", stage="control")
+    error.number = number
+    return error
 
 
 def _reason(number: int) -> str:

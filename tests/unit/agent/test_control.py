@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 from innkeeper.agent.control import ControlClient, Launched, network_order
 from innkeeper.agent.pb import maitred_pb2 as pb
 from innkeeper.agent.pb import maitred_pb2_grpc
-from innkeeper.errors import GuestError, GuestLost, TimedOut, UsageError
+from innkeeper.errors import CallFailed, GuestError, GuestLost, TimedOut, UsageError
 
 Answer = Callable[[grpc.ServicerContext], object]
 
@@ -35,6 +36,9 @@ for name in (
     "GetKernelVersion",
     "LaunchProcess",
     "Mount",
+    "Mount9P",
+    "Unmount",
+    "ResizeFilesystem",
     "ConfigureNetwork",
     "SetResolvConfig",
     "SetTime",
@@ -92,6 +96,41 @@ def test_mount(agent: Served) -> None:
     agent[0].answer = lambda _: pb.MountResponse(error=19)
     with pytest.raises(GuestError, match="No such device"):
         agent[1].mount("s", "/t", "x")
+
+
+def test_mount_9p(agent: Served) -> None:
+    agent[0].answer = lambda _: pb.MountResponse()
+    agent[1].mount_9p(16384, "/t", read_only=True, aname="/a", msize_bytes=65536, cache="loose")
+    assert agent[0].request == pb.Mount9PRequest(
+        port=16384,
+        target="/t",
+        read_only=True,
+        aname="/a",
+        msize_bytes=65536,
+        cache=pb.CACHE_9P_LOOSE,
+    )
+    agent[0].answer = lambda _: pb.MountResponse(error=104)
+    with pytest.raises(GuestError, match="port 1 at '/t': Connection reset"):
+        agent[1].mount_9p(1, "/t")
+
+
+def test_unmount(agent: Served) -> None:
+    agent[0].answer = lambda _: pb.UnmountResponse()
+    agent[1].unmount("/t", lazy=True)
+    assert agent[0].request == pb.UnmountRequest(target="/t", lazy=True)
+    agent[0].answer = lambda _: pb.UnmountResponse(error=16)
+    with pytest.raises(CallFailed, match="resource busy") as failed:
+        agent[1].unmount("/t")
+    assert failed.value.number == errno.EBUSY
+
+
+def test_resize(agent: Served) -> None:
+    agent[0].answer = lambda _: pb.ResizeFilesystemResponse(size_bytes=4096)
+    assert agent[1].resize_filesystem("/t", size_bytes=5000) == 4096
+    assert agent[0].request == pb.ResizeFilesystemRequest(target="/t", size_bytes=5000)
+    agent[0].answer = lambda _: pb.ResizeFilesystemResponse(error=28)
+    with pytest.raises(GuestError, match="to the size of its disk: No space left"):
+        agent[1].resize_filesystem("/t")
 
 
 def test_network(agent: Served) -> None:

@@ -4,29 +4,35 @@
 pub mod launch;
 mod mount;
 pub mod network;
+mod ninep;
+mod resize;
 mod resolv;
 pub mod shutdown;
+pub mod targets;
 mod time;
 pub mod timezone;
+mod unmount;
 
 use std::sync::Arc;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
+use nix::errno::Errno;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::agent::Agent;
 use crate::ports;
 use crate::stream::Stream;
-use crate::transport::Listener;
+use crate::transport::{Listener, Transport};
 
 use proto::maitred_server::{Maitred, MaitredServer};
 use proto::{
     EmptyMessage, GetKernelVersionResponse, LaunchProcessRequest, LaunchProcessResponse,
-    ListeningPort, ListeningPortsResponse, MountRequest, MountResponse, NetworkConfigRequest,
-    PortProtocol, SetResolvConfigRequest, SetTimeRequest, SetTimezoneRequest,
+    ListeningPort, ListeningPortsResponse, Mount9PRequest, MountRequest, MountResponse,
+    NetworkConfigRequest, PortProtocol, ResizeFilesystemRequest, ResizeFilesystemResponse,
+    SetResolvConfigRequest, SetTimeRequest, SetTimezoneRequest, UnmountRequest, UnmountResponse,
 };
 
 /// Messages and service, generated from `proto/maitred.proto`.
@@ -39,9 +45,10 @@ pub mod proto {
 pub const PORT: u32 = 8888;
 
 /// Serves connections until the program ends.
-pub async fn serve(listener: Listener, agent: Arc<Agent>) {
+pub async fn serve(listener: Listener, transport: Transport, agent: Arc<Agent>) {
     let service = MaitredServer::new(Control {
         agent: Arc::clone(&agent),
+        transport,
     });
     loop {
         let stream = listener.accept().await;
@@ -69,9 +76,24 @@ async fn serve_one(
     }
 }
 
+/// The errno of a result, 0 for success.
+fn number<T>(result: nix::Result<T>) -> i32 {
+    result.err().map_or(0, |errno| errno as i32)
+}
+
+/// Runs what may block, such as a server of a share that hangs, on a thread of
+/// its own.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> nix::Result<T> + Send + 'static,
+) -> nix::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or(Err(Errno::EIO))
+}
+
 /// The service.
 struct Control {
     agent: Arc<Agent>,
+    transport: Transport,
 }
 
 #[tonic::async_trait]
@@ -100,6 +122,38 @@ impl Maitred for Control {
         mount::mount(&self.agent, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn mount9_p(
+        &self,
+        request: Request<Mount9PRequest>,
+    ) -> Result<Response<MountResponse>, Status> {
+        let request = request.into_inner();
+        let error = ninep::mount(&self.agent, &self.transport, request).await;
+        Ok(Response::new(MountResponse {
+            error: number(error),
+        }))
+    }
+
+    async fn unmount(
+        &self,
+        request: Request<UnmountRequest>,
+    ) -> Result<Response<UnmountResponse>, Status> {
+        let error = unmount::unmount(&self.agent, request.into_inner()).await;
+        Ok(Response::new(UnmountResponse {
+            error: number(error),
+        }))
+    }
+
+    async fn resize_filesystem(
+        &self,
+        request: Request<ResizeFilesystemRequest>,
+    ) -> Result<Response<ResizeFilesystemResponse>, Status> {
+        let resized = resize::resize(request.into_inner()).await;
+        Ok(Response::new(ResizeFilesystemResponse {
+            size_bytes: *resized.as_ref().unwrap_or(&0),
+            error: number(resized),
+        }))
     }
 
     async fn configure_network(

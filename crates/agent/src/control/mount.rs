@@ -4,19 +4,20 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
+use nix::sys::stat::Mode;
 use tonic::Status;
 
 use super::launch::launch_process;
 use super::proto::{LaunchProcessRequest, MountRequest, MountResponse, ProcessStatus};
+use super::targets::{DEFAULT_MODE, Targets};
+use super::{apart, number};
 use crate::agent::Agent;
-
-/// Mode of a created target when the request names none.
-const DEFAULT_MODE: u32 = 0o755;
 
 /// A disk with nothing in this many bytes has no file system: the
 /// superblocks of all that Linux mounts begin within it.
@@ -24,24 +25,21 @@ const BLANK: u64 = 1 << 20;
 
 /// Mounts, and makes a file system first where that is asked for and needed.
 pub async fn mount(agent: &Arc<Agent>, request: MountRequest) -> Result<MountResponse, Status> {
-    let mut result = mount_apart(&request).await?;
+    let mut result = mount_apart(agent, &request).await;
     if request.mkfs_if_needed && result.is_err() && is_blank_apart(&request.source).await? {
         result = match make_file_system(agent, &request).await? {
-            Ok(()) => mount_apart(&request).await?,
+            Ok(()) => mount_apart(agent, &request).await,
             failed => failed,
         };
     }
     Ok(MountResponse {
-        error: result.err().map_or(0, |errno| errno as i32),
+        error: number(result),
     })
 }
 
-/// Mounts on a thread that may block: the server of a share may hang.
-async fn mount_apart(request: &MountRequest) -> Result<nix::Result<()>, Status> {
-    let request = request.clone();
-    tokio::task::spawn_blocking(move || mount_now(&request))
-        .await
-        .map_err(|error| Status::internal(error.to_string()))
+async fn mount_apart(agent: &Arc<Agent>, request: &MountRequest) -> nix::Result<()> {
+    let (agent, request) = (Arc::clone(agent), request.clone());
+    apart(move || mount_now(&agent.targets, &request)).await
 }
 
 async fn is_blank_apart(source: &str) -> Result<bool, Status> {
@@ -85,12 +83,16 @@ async fn make_file_system(
     })
 }
 
-fn mount_now(request: &MountRequest) -> nix::Result<()> {
+fn mount_now(targets: &Targets, request: &MountRequest) -> nix::Result<()> {
     if request.target.is_empty() {
         return Err(Errno::EINVAL);
     }
     if request.create_target {
-        create_target(request)?;
+        let mode = match request.permissions {
+            0 => DEFAULT_MODE,
+            mode => Mode::from_bits_truncate(mode),
+        };
+        targets.create(Path::new(&request.target), mode)?;
     }
     let flags = MsFlags::from_bits_retain(request.mountflags);
     let given = |text: &'_ String| (!text.is_empty()).then(|| text.clone());
@@ -101,22 +103,6 @@ fn mount_now(request: &MountRequest) -> nix::Result<()> {
         flags,
         given(&request.options).as_deref(),
     )
-}
-
-fn create_target(request: &MountRequest) -> nix::Result<()> {
-    let mode = if request.permissions == 0 {
-        DEFAULT_MODE
-    } else {
-        request.permissions
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(&request.target)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidInput => Errno::EINVAL,
-            _ => error.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
-        })
 }
 
 #[cfg(test)]
@@ -132,6 +118,7 @@ mod tests {
 
     #[test]
     fn errors_are_errnos() {
+        let mount = |request: &MountRequest| mount_now(&Targets::default(), request);
         let request = |target: &str, create_target| MountRequest {
             source: "none".into(),
             target: target.into(),
@@ -139,13 +126,10 @@ mod tests {
             create_target,
             ..Default::default()
         };
-        assert_eq!(mount_now(&request("", false)), Err(Errno::EINVAL));
-        assert_eq!(mount_now(&request("/a\0b", false)), Err(Errno::EINVAL));
-        assert_eq!(mount_now(&request("/a\0b", true)), Err(Errno::EINVAL));
-        assert_eq!(
-            mount_now(&request("/proc/no/such", true)),
-            Err(Errno::ENOENT)
-        );
-        assert!(mount_now(&request("/no/such", false)).is_err());
+        assert_eq!(mount(&request("", false)), Err(Errno::EINVAL));
+        assert_eq!(mount(&request("/a\0b", false)), Err(Errno::EINVAL));
+        assert_eq!(mount(&request("/a\0b", true)), Err(Errno::EINVAL));
+        assert_eq!(mount(&request("/proc/no/such", true)), Err(Errno::ENOENT));
+        assert!(mount(&request("/no/such", false)).is_err());
     }
 }

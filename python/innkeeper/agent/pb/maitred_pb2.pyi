@@ -44,6 +44,30 @@ LAUNCHED: ProcessStatus.ValueType  # 3
 FAILED: ProcessStatus.ValueType  # 4
 Global___ProcessStatus: _TypeAlias = ProcessStatus  # noqa: Y015
 
+class _Cache9P:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _Cache9PEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cache9P.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_9P_NONE: _Cache9P.ValueType  # 0
+    """Nothing: what the host changes is seen at once. No shared writable mmap."""
+    CACHE_9P_MMAP: _Cache9P.ValueType  # 1
+    """What is mapped."""
+    CACHE_9P_LOOSE: _Cache9P.ValueType  # 2
+    """Everything, as if nobody else wrote there."""
+
+class Cache9P(_Cache9P, metaclass=_Cache9PEnumTypeWrapper):
+    """What the guest keeps of a 9P mount between accesses."""
+
+CACHE_9P_NONE: Cache9P.ValueType  # 0
+"""Nothing: what the host changes is seen at once. No shared writable mmap."""
+CACHE_9P_MMAP: Cache9P.ValueType  # 1
+"""What is mapped."""
+CACHE_9P_LOOSE: Cache9P.ValueType  # 2
+"""Everything, as if nobody else wrote there."""
+Global___Cache9P: _TypeAlias = Cache9P  # noqa: Y015
+
 class _PortProtocol:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -238,6 +262,146 @@ class MountResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MountResponse: _TypeAlias = MountResponse  # noqa: Y015
+
+@_typing.final
+class Mount9PRequest(_message.Message):
+    """The guest connects to a port of the host, where a 9P2000.L server speaks, and
+    mounts what it serves: nosuid, nodev, with one attach for all users.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    ANAME_FIELD_NUMBER: _builtins.int
+    MSIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    port: _builtins.int
+    target: _builtins.str
+    """Absolute; made with mode 0755 where it is missing."""
+    read_only: _builtins.bool
+    """From here on extensions of ours."""
+    aname: _builtins.str
+    """The server's tree, if it has several. At most 1024 bytes, without commas."""
+    msize_bytes: _builtins.int
+    """Largest message, 4096 to 1048576; 0 means the kernel's default."""
+    cache: Global___Cache9P.ValueType
+    def __init__(
+        self,
+        *,
+        port: _builtins.int = ...,
+        target: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+        aname: _builtins.str = ...,
+        msize_bytes: _builtins.int = ...,
+        cache: Global___Cache9P.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aname", b"aname", "cache", b"cache", "msize_bytes", b"msize_bytes", "port", b"port", "read_only", b"read_only", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mount9PRequest: _TypeAlias = Mount9PRequest  # noqa: Y015
+
+@_typing.final
+class UnmountRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    LAZY_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """Absolute. A last symbolic link is not followed."""
+    lazy: _builtins.bool
+    """A busy one goes at once for new users, and wholly with its last user."""
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        lazy: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lazy", b"lazy", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnmountRequest: _TypeAlias = UnmountRequest  # noqa: Y015
+
+@_typing.final
+class UnmountResponse(_message.Message):
+    """Folders that the agent made for a mount go with it, if they are empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    error: _builtins.int
+    """errno, 0 on success."""
+    def __init__(
+        self,
+        *,
+        error: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnmountResponse: _TypeAlias = UnmountResponse  # noqa: Y015
+
+@_typing.final
+class ResizeFilesystemRequest(_message.Message):
+    """Resizes a mounted file system: ext4 grows; btrfs (its first device) grows and
+    shrinks.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """A folder of the file system. Absolute."""
+    size_bytes: _builtins.int
+    """0 means all of its disk."""
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeFilesystemRequest: _TypeAlias = ResizeFilesystemRequest  # noqa: Y015
+
+@_typing.final
+class ResizeFilesystemResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    error: _builtins.int
+    """errno, 0 on success. EOPNOTSUPP: this kind of file system cannot do that."""
+    size_bytes: _builtins.int
+    """What it has now."""
+    def __init__(
+        self,
+        *,
+        error: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeFilesystemResponse: _TypeAlias = ResizeFilesystemResponse  # noqa: Y015
 
 @_typing.final
 class IPv4Config(_message.Message):

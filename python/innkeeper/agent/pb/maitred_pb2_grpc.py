@@ -49,6 +49,21 @@ class MaitredStub:
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountRequest.SerializeToString,
                 response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountResponse.FromString,
                 _registered_method=True)
+        self.Mount9P = channel.unary_unary(
+                '/vm_tools.Maitred/Mount9P',
+                request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.Mount9PRequest.SerializeToString,
+                response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountResponse.FromString,
+                _registered_method=True)
+        self.Unmount = channel.unary_unary(
+                '/vm_tools.Maitred/Unmount',
+                request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.UnmountRequest.SerializeToString,
+                response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.UnmountResponse.FromString,
+                _registered_method=True)
+        self.ResizeFilesystem = channel.unary_unary(
+                '/vm_tools.Maitred/ResizeFilesystem',
+                request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemRequest.SerializeToString,
+                response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemResponse.FromString,
+                _registered_method=True)
         self.ConfigureNetwork = channel.unary_unary(
                 '/vm_tools.Maitred/ConfigureNetwork',
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.NetworkConfigRequest.SerializeToString,
@@ -97,6 +112,25 @@ class MaitredServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Mount(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Mount9P(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unmount(self, request, context):
+        """Extensions of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResizeFilesystem(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +190,21 @@ def add_MaitredServicer_to_server(servicer, server):
                     servicer.Mount,
                     request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountRequest.FromString,
                     response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountResponse.SerializeToString,
+            ),
+            'Mount9P': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mount9P,
+                    request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.Mount9PRequest.FromString,
+                    response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountResponse.SerializeToString,
+            ),
+            'Unmount': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unmount,
+                    request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.UnmountRequest.FromString,
+                    response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.UnmountResponse.SerializeToString,
+            ),
+            'ResizeFilesystem': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResizeFilesystem,
+                    request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemRequest.FromString,
+                    response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemResponse.SerializeToString,
             ),
             'ConfigureNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfigureNetwork,
@@ -269,6 +318,87 @@ class Maitred:
             '/vm_tools.Maitred/Mount',
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountRequest.SerializeToString,
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mount9P(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vm_tools.Maitred/Mount9P',
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.Mount9PRequest.SerializeToString,
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.MountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unmount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vm_tools.Maitred/Unmount',
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.UnmountRequest.SerializeToString,
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.UnmountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeFilesystem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vm_tools.Maitred/ResizeFilesystem',
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemRequest.SerializeToString,
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class MaitredStub:
     GetKernelVersion: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.GetKernelVersionResponse]
     LaunchProcess: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.LaunchProcessRequest, _maitred_pb2.LaunchProcessResponse]
     Mount: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.MountRequest, _maitred_pb2.MountResponse]
+    Mount9P: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.Mount9PRequest, _maitred_pb2.MountResponse]
+    Unmount: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.UnmountRequest, _maitred_pb2.UnmountResponse]
+    """Extensions of ours."""
+    ResizeFilesystem: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.ResizeFilesystemRequest, _maitred_pb2.ResizeFilesystemResponse]
     ConfigureNetwork: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]
     SetResolvConfig: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]
     SetTime: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]
@@ -52,6 +56,10 @@ class MaitredAsyncStub(MaitredStub):
     GetKernelVersion: _aio.UnaryUnaryMultiCallable[_maitred_pb2.EmptyMessage, _maitred_pb2.GetKernelVersionResponse]  # type: ignore[assignment]
     LaunchProcess: _aio.UnaryUnaryMultiCallable[_maitred_pb2.LaunchProcessRequest, _maitred_pb2.LaunchProcessResponse]  # type: ignore[assignment]
     Mount: _aio.UnaryUnaryMultiCallable[_maitred_pb2.MountRequest, _maitred_pb2.MountResponse]  # type: ignore[assignment]
+    Mount9P: _aio.UnaryUnaryMultiCallable[_maitred_pb2.Mount9PRequest, _maitred_pb2.MountResponse]  # type: ignore[assignment]
+    Unmount: _aio.UnaryUnaryMultiCallable[_maitred_pb2.UnmountRequest, _maitred_pb2.UnmountResponse]  # type: ignore[assignment]
+    """Extensions of ours."""
+    ResizeFilesystem: _aio.UnaryUnaryMultiCallable[_maitred_pb2.ResizeFilesystemRequest, _maitred_pb2.ResizeFilesystemResponse]  # type: ignore[assignment]
     ConfigureNetwork: _aio.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetResolvConfig: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetTime: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
@@ -81,6 +89,28 @@ class MaitredServicer(metaclass=_abc_1.ABCMeta):
         request: _maitred_pb2.MountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_maitred_pb2.MountResponse, _abc.Awaitable[_maitred_pb2.MountResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Mount9P(
+        self,
+        request: _maitred_pb2.Mount9PRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maitred_pb2.MountResponse, _abc.Awaitable[_maitred_pb2.MountResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Unmount(
+        self,
+        request: _maitred_pb2.UnmountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maitred_pb2.UnmountResponse, _abc.Awaitable[_maitred_pb2.UnmountResponse]]:
+        """Extensions of ours."""
+
+    @_abc_1.abstractmethod
+    def ResizeFilesystem(
+        self,
+        request: _maitred_pb2.ResizeFilesystemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maitred_pb2.ResizeFilesystemResponse, _abc.Awaitable[_maitred_pb2.ResizeFilesystemResponse]]: ...
 
     @_abc_1.abstractmethod
     def ConfigureNetwork(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -33,11 +32,7 @@ def cached_export(recipe: Recipe) -> Path:
     """Where an image of this recipe is kept from one run of the tests to the next."""
     cache = plan_layout(os.environ, os.geteuid()).cache / "test-images"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = cache / f"debian-{recipe_digest(recipe)[:16]}"
-    for other in cache.iterdir():
-        if other.name.startswith(".export-"):
-            shutil.rmtree(other, ignore_errors=True)
-    return folder
+    return cache / f"debian-{recipe_digest(recipe)[:16]}"
 
 
 def provide_debian(name: str, recipe: Recipe, *options: str) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.errors import HostError, ImageError, InnError, OutOfSpace, UsageError
-from innkeeper.images.bundles import building, finish_bundle, place_bundle
+from innkeeper.images.bundles import finish_bundle, place_bundle
 from innkeeper.images.debian import DebianPlan, mmdebstrap_argv, plan_debian
+from innkeeper.images.making import building
 from innkeeper.images.mapped import as_root, check_mapped, remove_owned, root_environment
 from innkeeper.images.phases import Phases
 from innkeeper.images.roots import make_root

@@ -6,7 +6,7 @@
     <state>/images/            locked (flock) for moments: making, naming, sweeping
       NAME/                    a bundle (`innkeeper.model.bundle`); whole or not there
       .parts/SHA256.part       a download that is under way or was interrupted
-      .build-*                 locked by who builds in it; else what a killed one left
+      .build-*                 locked by who builds in it (`innkeeper.images.making`)
 
 A guest holds a shared lock on its bundle's folder. Who removes or replaces a bundle
 takes the exclusive one, and is refused while there is a guest.
@@ -23,20 +23,17 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.errors import HostError, ImageError, InnError, NameInUse, UnknownName, UsageError
-from innkeeper.images.mapped import remove_owned
 from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile
 from innkeeper.system.files import (
     file_error,
-    make_folder,
     move_folder,
     naming_errors,
     remove_folder,
     replace_folder,
     sync_file,
-    temporary_folder,
     write_new,
 )
-from innkeeper.system.locks import FileLock, lock_folder, share_folder, try_lock, try_lock_folder
+from innkeeper.system.locks import FileLock, share_folder, try_lock_folder
 
 # Names that mean something else wherever an image is named.
 BUILT_IN = ("tiny",)
@@ -46,10 +43,6 @@ _RESERVED = (*BUILT_IN, "host")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
 _MANIFEST_MAXIMUM_BYTES = 4 << 20
-_BUILD_PREFIX = ".build-"
-
-# Downloads by the digest they are to have; kept, so that the next try goes on.
-PARTS = ".parts"
 
 
 def check_image_name(name: str) -> str:
@@ -294,53 +287,6 @@ def remove_bundle(images: Path, name: str) -> None:
         remove_folder(folder)
     if folder.exists():
         raise HostError(f"cannot remove {folder}", stage="image", fix="look at its permissions")
-
-
-@contextlib.contextmanager
-def building(images: Path) -> Iterator[Path]:
-    """A folder to make a bundle in; it is removed at the end unless it was put in place.
-
-    What killed builders left is removed on the way.
-    """
-    make_folder(images)
-    with contextlib.ExitStack() as stack:
-        with naming_errors(images, doing="lock", stage="image"), lock_folder(images):
-            sweep_builds(images)
-            folder = stack.enter_context(temporary_folder(images, _BUILD_PREFIX))
-            # Before temporary_folder's own, which cannot remove what mapped owners own.
-            stack.callback(remove_owned, folder)
-            stack.enter_context(lock_folder(folder))
-        yield folder
-
-
-def sweep_builds(images: Path) -> list[tuple[str, int]]:
-    """Remove the folders of builds whose builders are gone; their names and sizes in bytes."""
-    swept = []
-    for path in images.glob(f"{_BUILD_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            lock = try_lock_folder(path)
-            if lock is None:
-                continue
-            with lock:
-                size = sum(file.lstat().st_size for file in path.rglob("*"))
-                remove_owned(path)
-            swept.append((path.name, size))
-    return swept
-
-
-def sweep_parts(images: Path) -> list[tuple[str, int]]:
-    """Remove downloads that were not finished and are not under way; names and sizes."""
-    swept = []
-    for path in (images / PARTS).glob("*.part"):
-        with contextlib.suppress(OSError):
-            lock = try_lock(path)
-            if lock is None:
-                continue
-            with lock:
-                size = path.stat().st_size
-                path.unlink()
-            swept.append((f"{PARTS}/{path.name}", size))
-    return swept
 
 
 def finish_bundle(folder: Path, bundle: Bundle, names: Iterable[str]) -> Bundle:

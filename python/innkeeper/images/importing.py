@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from innkeeper.errors import ImageError
-from innkeeper.images.bundles import building, finish_bundle, place_bundle
+from innkeeper.images.bundles import finish_bundle, place_bundle
 from innkeeper.images.inside import check_machine, init_of, no_tool, take_out
+from innkeeper.images.making import building
 from innkeeper.images.mapped import as_root, check_mapped, remove_owned
 from innkeeper.images.modules import folder_tree
 from innkeeper.images.phases import Phases

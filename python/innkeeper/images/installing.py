@@ -18,8 +18,6 @@ import msgspec
 
 from innkeeper.errors import HostError, ImageError, NameInUse, UsageError
 from innkeeper.images.bundles import (
-    PARTS,
-    building,
     bundle_names,
     check_image_name,
     find_bundle,
@@ -30,6 +28,7 @@ from innkeeper.images.bundles import (
     store_file,
     verify_file,
 )
+from innkeeper.images.making import EXPORT_PREFIX, PARTS, building, sweep_builds
 from innkeeper.images.phases import Phases
 from innkeeper.images.space import check_space
 from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile
@@ -40,7 +39,6 @@ from innkeeper.system.files import (
     move_folder,
     naming_errors,
     sync_file,
-    temporary_folder,
     write_new,
 )
 from innkeeper.system.locks import try_lock
@@ -74,6 +72,8 @@ def install_bundle(
     :raise HostError: the source cannot be reached; what came is kept for the next try.
     """
     source = _settle(source)
+    # Also where nothing will be made: what is asked for may be there already.
+    sweep_builds(images)
     if not force:
         there = _installed(images, source, name)
         if there is not None:
@@ -232,7 +232,7 @@ def export_bundle(images: Path, name: str, target: Path) -> Bundle:
     make_folder(target.parent, 0o755)
     recipe = {key: value for key, value in bundle.recipe.items() if key != INSTALLED_FROM}
     bundle = msgspec.structs.replace(bundle, recipe=recipe)
-    with temporary_folder(target.parent, ".export-") as half:
+    with building(target.parent, EXPORT_PREFIX) as half:
         for file in bundle.files:
             with naming_errors(half / file.name, doing="write", stage="export"):
                 shutil.copyfile(folder / file.name, half / file.name)

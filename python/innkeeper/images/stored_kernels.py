@@ -128,7 +128,7 @@ def check_root_drivers(tree: ModuleTree, root_type: RootType | None) -> None:
             raise ImageError(
                 f"kernel {tree.release} has no driver {driver}, which the root needs",
                 stage="kernel",
-                fix="choose another --format or another kernel",
+                fix="choose another --root-format or another kernel",
             )
 
 

@@ -7,7 +7,8 @@ import contextlib
 from dataclasses import dataclass
 
 from innkeeper.errors import InnError, NameInUse
-from innkeeper.images.bundles import bundle_names, remove_bundle, sweep_builds, sweep_parts
+from innkeeper.images.bundles import bundle_names, remove_bundle
+from innkeeper.images.making import sweep_builds, sweep_parts
 from innkeeper.images.package import find_package
 from innkeeper.images.store import Store
 from innkeeper.registry.layout import Layout

@@ -10,6 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from stand_ins import ROOT, Builder
+
+from innkeeper.images.bundles import finish_bundle, place_bundle
+from innkeeper.images.installing import export_bundle
+from innkeeper.images.making import building
+from innkeeper.model.bundle import Bundle, StoredKernel
 
 RELEASE = "6.1.0-99-cloud-amd64"
 PVH_NOTE = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", 0x100000)
@@ -164,3 +170,41 @@ def cache(tmp_path: Path, agent: Path) -> Path:
     folder = tmp_path / "cache"
     package(folder / "packages")
     return folder
+
+
+@pytest.fixture
+def root_tree(tmp_path: Path) -> Path:
+    """A root with a kernel, its modules, a shell, and what dpkg keeps."""
+    root = tmp_path / "template"
+    modules = root / "usr/lib/modules" / RELEASE
+    for folder in (modules, root / "boot", root / "usr/bin", root / "var/lib/dpkg", root / "etc"):
+        folder.mkdir(parents=True)
+    for name in ("virtio_mmio", "virtio_blk", "erofs", "vmw_vsock_virtio_transport"):
+        (modules / f"{name}.ko").write_bytes(module(name))
+    (modules / "modules.builtin").write_text("kernel/virtio_pci.ko\n")
+    (root / "boot" / f"vmlinuz-{RELEASE}").write_bytes(bzimage())
+    (root / "usr/bin/dash").write_bytes(elf())
+    (root / "etc/hostname").write_text("the-host\n")
+    (root / "var/lib/dpkg/status").write_text("Package: dash\nVersion: 1.2\nDescription: x\n y\n")
+    return root
+
+
+@pytest.fixture
+def builder(tmp_path: Path, root_tree: Path) -> Builder:
+    """`inn image` in a state folder of its own, with a stand-in for mmdebstrap."""
+    return Builder(tmp_path, root_tree)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A bundle as `inn image export` writes it."""
+    images = tmp_path / "made"
+    with building(images) as folder:
+        (folder / "vmlinuz").write_bytes(b"kernel" * 100)
+        (folder / "root.erofs").write_bytes(ROOT)
+        kernels = (StoredKernel(flavour="cloud", release="6.1.0", file="vmlinuz"),)
+        bundle = Bundle(name="box", digest="", kernels=kernels, root="root.erofs", files=())
+        bundle = finish_bundle(folder, bundle, ["vmlinuz", "root.erofs"])
+        place_bundle(images, folder, bundle, force=False)
+    export_bundle(images, "box", tmp_path / "served" / "box")
+    return tmp_path / "served" / "box"

@@ -10,7 +10,6 @@ import pytest
 
 from innkeeper.errors import ImageError, NameInUse, UnknownName, UsageError
 from innkeeper.images.bundles import (
-    building,
     bundle_names,
     check_image_name,
     files_digest,
@@ -22,6 +21,7 @@ from innkeeper.images.bundles import (
     remove_bundle,
     verify_file,
 )
+from innkeeper.images.making import building
 from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile, StoredKernel
 
 
@@ -153,7 +153,7 @@ def test_a_held_bundle_is_neither_removed_nor_replaced(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_build_left_is_swept_and_a_living_one_is_not(tmp_path: Path) -> None:
-    dead = tmp_path / ".build-dead"
+    dead = tmp_path / ".build-0123456789ab"
     (dead / "tree").mkdir(parents=True)
     with building(tmp_path) as living:
         assert not dead.exists()

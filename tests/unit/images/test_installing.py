@@ -3,96 +3,22 @@
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from stand_ins import ROOT, Server
 
 from innkeeper.errors import HostError, ImageError, UsageError
 from innkeeper.images.bundles import (
-    PARTS,
-    building,
     bundle_names,
     find_bundle,
-    finish_bundle,
-    place_bundle,
     verify_bundle,
 )
 from innkeeper.images.installing import export_bundle, install_bundle
+from innkeeper.images.making import PARTS
 from innkeeper.images.phases import Phases
-from innkeeper.model.bundle import Bundle, StoredKernel
-
-ROOT = bytes(range(256)) * 8000
-
-
-class Server:
-    """A web server of one folder.
-
-    :ivar log: the path and range of every request.
-    :ivar break_at: after how many bytes of a body the connection ends, once for each entry.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log: list[tuple[str, str]] = []
-        self.break_at: list[int] = []
-        self.ranges = True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, *_args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,))
-        self.thread.start()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range", "")
-        self.log.append((request.path, wanted))
-        path = self.folder / request.path.lstrip("/")
-        if not path.is_file():
-            request.send_error(404)
-            return
-        data = path.read_bytes()
-        match = re.fullmatch(r"bytes=(\d+)-", wanted)
-        start = int(match[1]) if match and self.ranges else 0
-        request.send_response(206 if start else 200)
-        request.send_header("Content-Length", str(len(data) - start))
-        if start:
-            request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        request.end_headers()
-        end = len(data)
-        if self.break_at and path.name.startswith("root"):
-            end = self.break_at.pop(0)
-            request.close_connection = True
-        request.wfile.write(data[start:end])
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.thread.join()
-        self.http.server_close()
-
-
-@pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    images = tmp_path / "made"
-    with building(images) as folder:
-        (folder / "vmlinuz").write_bytes(b"kernel" * 100)
-        (folder / "root.erofs").write_bytes(ROOT)
-        kernels = (StoredKernel(flavour="cloud", release="6.1.0", file="vmlinuz"),)
-        bundle = Bundle(name="box", digest="", kernels=kernels, root="root.erofs", files=())
-        bundle = finish_bundle(folder, bundle, ["vmlinuz", "root.erofs"])
-        place_bundle(images, folder, bundle, force=False)
-    export_bundle(images, "box", tmp_path / "served" / "box")
-    return tmp_path / "served" / "box"
+from innkeeper.model.bundle import Bundle
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that are made by something that is killed at each of its writes in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stand_ins import Builder, Server
+
+PROPS = Path(__file__).parent / "props"
+
+
+@pytest.fixture(scope="module")
+def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ends a process at its nth write."""
+    path = tmp_path_factory.mktemp("preload") / "die_at_call.so"
+    source = str(PROPS / "die_at_call.c")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(path), source, "-ldl"],
+        check=True,
+    )
+    return path
+
+
+class Killer:
+    """Runs the driver for one verb.
+
+    :ivar before: a folder of images in which there is another `box`.
+    """
+
+    def __init__(self, folder: Path, preload: Path, builder: Builder, before: Path) -> None:
+        self._work = folder / "work"
+        self._env = {**builder.env, "LD_PRELOAD": str(preload), "TMPDIR": str(folder)}
+        self.before = before
+
+    def rounds(self, verb: str, source: Path | str, *, before: bool) -> int:
+        """How often it was killed; fails when something was not whole or did not work again."""
+        old = str(self.before) if before else ""
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(PROPS / "kill_driver.py"),
+                verb,
+                str(source),
+                old,
+                str(self._work),
+            ],
+            env=self._env,
+            capture_output=True,
+            timeout=110,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return int(json.loads(done.stdout)["rounds"])
+
+
+@pytest.fixture
+def killer(tmp_path: Path, preload: Path, builder: Builder, exported: Path) -> Iterator[Killer]:
+    yield Killer(tmp_path, preload, builder, exported.parent.parent / "made")
+    for left in tmp_path.glob("work"):
+        shutil.rmtree(left)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("before", [False, True], ids=["new", "replaced"])
+def test_a_build(killer: Killer, before: bool) -> None:
+    assert killer.rounds("build", "", before=before) > 50
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_an_import(killer: Killer, root_tree: Path, tmp_path: Path, kind: str) -> None:
+    source = root_tree
+    if kind == "tar":
+        source = tmp_path / "root.tar"
+        with tarfile.open(source, "w") as tar:
+            tar.add(root_tree, ".")
+    assert killer.rounds("import", source, before=kind == "tar") > 15
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("before", [False, True], ids=["new", "replaced"])
+def test_an_install_from_a_folder(
+    killer: Killer, builder: Builder, tmp_path: Path, before: bool
+) -> None:
+    source = other_export(builder, tmp_path)
+    assert killer.rounds("install", source, before=before) > 20
+
+
+@pytest.mark.timeout(120)
+def test_an_install_from_a_server(killer: Killer, builder: Builder, tmp_path: Path) -> None:
+    server = Server(other_export(builder, tmp_path).parent)
+    try:
+        assert killer.rounds("install", f"{server.address}/box", before=True) > 20
+    finally:
+        server.close()
+
+
+@pytest.mark.timeout(120)
+def test_an_export(killer: Killer) -> None:
+    assert killer.rounds("export", killer.before, before=False) > 10
+
+
+def other_export(builder: Builder, tmp_path: Path) -> Path:
+    """A bundle to install that is not the one of the fixture `exported`."""
+    folder = tmp_path / "other" / "box"
+    for arguments in (("build", "debian", "--name", "box"), ("export", "box", str(folder))):
+        code, _, error = builder.run(*arguments)
+        assert code == 0, error
+    assert os.listdir(folder.parent) == ["box"]  # noqa: PTH208 - hidden files too
+    return folder

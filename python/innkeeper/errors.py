@@ -13,6 +13,7 @@
     │   ├── OutOfMemory         not enough memory for the guest             125
     │   └── PathTooLong         a Unix socket path over 107 bytes           125
     ├── ImageError              an image or kernel cannot be used           125
+    ├── DiskError               a disk cannot be used                       125
     ├── NameInUse               another guest has this name                 125
     ├── GuestError              the guest failed                            125
     │   ├── BootFailed          it ended or panicked before it was ready    125
@@ -123,6 +124,10 @@ class PathTooLong(HostError):
 
 class ImageError(InnError):
     """An image, kernel or initramfs cannot be used."""
+
+
+class DiskError(InnError):
+    """A disk, or a file that is to become one, cannot be used."""
 
 
 class NameInUse(InnError):

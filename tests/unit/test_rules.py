@@ -83,6 +83,7 @@ WALL_CLOCK = {
     "innkeeper.cli.logs": "--since",
     "innkeeper.cli.ls": "how long ago",
     "innkeeper.cli.sessions": "how long ago",
+    "innkeeper.disks.store": "a disk's age",
     "innkeeper.images.store": "ages of files",
     "innkeeper.keeper.console": "a log's time",
     "innkeeper.keeper.guestlog": "a log's time",

@@ -26,6 +26,7 @@ class MachineOptions(TypedDict, total=False):
     :ivar memory: as "512M", the default, or in bytes.
     :ivar network: "none" (the default), "user", "tap" or "bridge=NAME".
     :ivar ports: published ports as "8080:80"; they need the network "user" or "tap".
+    :ivar disks: disks of `inn disk` and their places, as "data:/mnt/data" or with ":ro".
     :ivar forward: "auto" leads the host's loopback to ports that the guest
         listens on; "none" by default.
     :ivar append: words for the kernel command line.
@@ -44,6 +45,7 @@ class MachineOptions(TypedDict, total=False):
     memory: str | int
     network: Network
     ports: Sequence[str]
+    disks: Sequence[str]
     forward: Forward
     append: Sequence[str]
     flavour: str

@@ -42,6 +42,7 @@ VERBS = {
     "pause": ("innkeeper.cli.lifecycle:pause", "Stop the CPUs of guests."),
     "resume": ("innkeeper.cli.lifecycle:resume", "Let paused guests go on."),
     "image": ("innkeeper.cli.image:image", "Build, import and keep images to boot from."),
+    "disk": ("innkeeper.cli.disk:disk", "Make and keep disks that outlive guests."),
     "schema": ("innkeeper.cli.schema:schema", "Print the JSON Schema of a file for innkeeper."),
     "plan": ("innkeeper.cli.plan:plan", "Print exactly what a command would do; start nothing."),
     "doctor": (

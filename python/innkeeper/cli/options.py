@@ -77,6 +77,13 @@ _MACHINE = (
         help="Lead a port of the host (127.0.0.1 unless told) to one of the guest.",
     ),
     click.option(
+        "--disk",
+        "disks",
+        multiple=True,
+        metavar="NAME:/PATH[:ro]",
+        help="A disk of `inn disk` and its place in the guest; :ro lets other guests read it too.",
+    ),
+    click.option(
         "--forward",
         type=click.Choice(get_args(Forward)),
         default="none",
@@ -212,6 +219,7 @@ def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> di
         "accel",
         "network",
         "ports",
+        "disks",
     )
     return {
         key: list(values[key]) if isinstance(values[key], tuple) else values[key]

@@ -22,7 +22,6 @@ from innkeeper.images.sources import (
     TOOLS_FILE,
     check_three,
     convert_qcow2,
-    copy_sparse,
     kind_of,
     take_partition,
 )
@@ -30,6 +29,7 @@ from innkeeper.images.stored_kernels import KernelFile, find_kernels, flavour_of
 from innkeeper.model.bundle import Bundle, RootType
 from innkeeper.model.recipe import RootFormat
 from innkeeper.system.files import naming_errors, write_new
+from innkeeper.system.sparse import copy_sparse
 from innkeeper.system.watched import Failed, run_watched
 
 # In place of a file: the kernel that the built-in image has.

@@ -17,6 +17,7 @@ from innkeeper.images.roots import read_head, root_type_of
 from innkeeper.model.bundle import RootType
 from innkeeper.system.files import naming_errors
 from innkeeper.system.process import run_tool
+from innkeeper.system.sparse import copy_sparse
 from innkeeper.system.watched import run_watched
 
 Kind = Literal["folder", "three files", "tar", "qcow2", "disk", "file system"]
@@ -27,7 +28,6 @@ THREE_FILES = (KERNEL_FILE, ROOT_FILE, TOOLS_FILE)
 
 _SECTOR = 512
 _PARTITIONS_MAXIMUM = 256
-_COPY_BYTES = 1 << 20
 _QEMU_IMG_TIMEOUT_S = 60.0
 
 
@@ -168,27 +168,3 @@ def take_partition(disk: Path, out: Path) -> RootType:
         )
     copy_sparse(disk, out, offset=best[0].offset, size_bytes=best[0].size_bytes)
     return best[1]
-
-
-def copy_sparse(path: Path, out: Path, *, offset: int = 0, size_bytes: int | None = None) -> None:
-    """Copy a part of a file; blocks of zeros take no space.
-
-    :raise OutOfSpace: the disk is full.
-    :raise HostError: it cannot be read or written.
-    """
-    zeros = bytes(_COPY_BYTES)
-    with (
-        naming_errors(out, doing="write", stage="import"),
-        path.open("rb") as source,
-        out.open("xb") as target,
-    ):
-        end = source.seek(0, os.SEEK_END)
-        left = end - offset if size_bytes is None else size_bytes
-        source.seek(offset)
-        while left > 0 and (data := source.read(min(left, _COPY_BYTES))):
-            left -= len(data)
-            if data == zeros[: len(data)]:
-                target.seek(len(data), os.SEEK_CUR)
-            else:
-                target.write(data)
-        target.truncate(target.tell())

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
 
 from innkeeper.errors import UsageError
+from innkeeper.model.disk import DiskUse, check_disk_uses
 from innkeeper.model.firmware import check_oem_strings, check_qemu_args, parse_firmware
+from innkeeper.model.names import check_name
 from innkeeper.model.network import NetworkKind, parse_network
 from innkeeper.model.ports import PublishedPort
 from innkeeper.model.sizes import MIB, format_size
@@ -27,27 +28,10 @@ Wait = Literal["agent", "network", "none"]
 RootOverlay = Literal["temp", "keep", "none"]
 RestartPolicy = Literal["never", "on-failure", "always"]
 
-# A DNS label, so that the name can be the guest's host name (RFC 1123), but
-# shorter, since it is part of a socket path.
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-
 MEMORY_DEFAULT_BYTES = 512 * MIB
 # Debian's cloud kernel, its initramfs and a shell; below, it panics before it prints.
 MEMORY_MINIMUM_BYTES = 96 * MIB
 CPUS_MAXIMUM = 255
-
-
-def check_name(name: str) -> str:
-    """The name itself, if a machine may be called so.
-
-    :raise UsageError: it may not.
-    """
-    if _NAME.fullmatch(name) is None:
-        raise UsageError(
-            f"{name!r} is not a machine name",
-            fix="use 1 to 40 of a-z, 0-9 and -, not at either end",
-        )
-    return name
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +51,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar qemu_args: arguments added to QEMU's own.
     :ivar network: "none", "user", "tap" or "bridge=NAME".
     :ivar ports: published ports; they need the network user or tap.
+    :ivar disks: disks that stay, with their places in the guest.
     :ivar forward: "auto" leads the host's loopback to ports that the guest listens on.
     :ivar restart: what happens when the guest ends unasked.
     """
@@ -83,6 +68,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     accel: AcceleratorChoice = "auto"
     network: Network = "none"
     ports: tuple[PublishedPort, ...] = ()
+    disks: tuple[DiskUse, ...] = ()
     forward: Forward = "none"
     restart: RestartPolicy = "never"
     firmware: str = "default"
@@ -100,6 +86,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 fix=f"give --memory {format_size(MEMORY_MINIMUM_BYTES)} or more",
             )
         self._check_network()
+        check_disk_uses(self.disks)
         if self.memory_bytes % MIB:
             raise UsageError(
                 f"{self.memory_bytes} bytes of memory", fix="give a whole number of MiB"

@@ -9,14 +9,15 @@ from typing import Any
 import msgspec
 
 from innkeeper.errors import UnknownName, UsageError
+from innkeeper.model.disk import parse_disk_use
 from innkeeper.model.machine import Machine
 from innkeeper.model.ports import parse_port
 from innkeeper.model.sizes import parse_size
 
-# Every key of a machine file; `memory` and `ports` are texts there.
+# Every key of a machine file; `memory`, `ports` and `disks` are texts there.
 KEYS = (
     *("name", "cpus", "memory", "image", "flavour", "root_overlay", "kernel", "initrd", "append"),
-    *("accel", "network", "ports", "forward", "restart"),
+    *("accel", "network", "ports", "disks", "forward", "restart"),
     *("firmware", "oem_strings", "qemu_args", "timezone"),
 )
 
@@ -52,6 +53,11 @@ def machine_schema() -> dict[str, Any]:
     properties["ports"] = {
         "type": "array",
         "items": {"type": "string", "examples": ["8080:80", "127.0.0.1:5353:53/udp"]},
+        "default": [],
+    }
+    properties["disks"] = {
+        "type": "array",
+        "items": {"type": "string", "examples": ["data:/mnt/data", "music:/music:ro"]},
         "default": [],
     }
     return {
@@ -90,6 +96,8 @@ def machine_from_table(
     try:
         if "ports" in values:
             values["ports"] = tuple(parse_port(str(port)) for port in values["ports"])
+        if "disks" in values:
+            values["disks"] = tuple(parse_disk_use(str(disk)) for disk in values["disks"])
         defaults = {} if base is None else msgspec.structs.asdict(base)
         return msgspec.convert({**defaults, **values}, Machine)
     except (msgspec.ValidationError, TypeError) as exc:

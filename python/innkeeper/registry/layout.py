@@ -51,6 +51,11 @@ class Layout(msgspec.Struct, frozen=True):
         return Path(self.state_dir) / "images"
 
     @property
+    def disks(self) -> Path:
+        """Parent of the folders of disks that stay (`innkeeper.model.disk`)."""
+        return Path(self.state_dir) / "disks"
+
+    @property
     def ssh(self) -> SshFolder:
         """What `ssh` needs to know of this user's machines."""
         return SshFolder(Path(self.state_dir) / "ssh")

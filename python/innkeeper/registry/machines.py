@@ -14,7 +14,8 @@ import time
 import msgspec
 
 from innkeeper.errors import HostError, InnError, NameInUse, UnknownName, UsageError
-from innkeeper.model.machine import Machine, check_name
+from innkeeper.model.machine import Machine
+from innkeeper.model.names import check_name
 from innkeeper.model.record import Record, true_record
 from innkeeper.registry.layout import GuestFolder, Layout, MachineFolder
 from innkeeper.registry.names import check_free, running_guests

@@ -8,7 +8,8 @@ from ipaddress import ip_address
 
 from innkeeper.agent.setup import WindowSize
 from innkeeper.errors import UsageError
-from innkeeper.model.machine import Command, check_name
+from innkeeper.model.machine import Command
+from innkeeper.model.names import check_name
 from innkeeper.system import signals
 
 SUFFIX = ".inn"

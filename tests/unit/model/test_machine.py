@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from innkeeper.errors import UsageError
-from innkeeper.model.machine import Machine, check_name
+from innkeeper.model.machine import Machine
+from innkeeper.model.names import check_name
 from innkeeper.model.sizes import MIB
 
 

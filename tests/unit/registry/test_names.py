@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from innkeeper.errors import NameInUse
-from innkeeper.model.machine import check_name
+from innkeeper.model.names import check_name
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.names import (
     check_free,

@@ -65,6 +65,14 @@ ssize_t write(int fd, const void *data, size_t size) {
     return REAL(write)(fd, data, size);
 }
 
+ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
+    if (is_file(fd) && now()) {
+        REAL(pwrite64)(fd, data, size / 2, at);
+        die();
+    }
+    return REAL(pwrite64)(fd, data, size, at);
+}
+
 ssize_t sendfile64(int out, int in, off64_t *at, size_t size) {
     if (is_file(out) && now()) {
         REAL(sendfile64)(out, in, at, size / 2 < 4096 ? size / 2 : 4096);

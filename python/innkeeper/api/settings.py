@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from innkeeper.model.machine import AcceleratorChoice, Forward, Network, RestartPolicy, RootOverlay
 from innkeeper.model.machine import Machine as Settings
+from innkeeper.model.share import ShareCache, anchor_share
 from innkeeper.model.toml import machine_from_table
 
 _CONSOLE_BYTES = 256 << 10
@@ -39,6 +40,8 @@ class MachineOptions(TypedDict, total=False):
     :ivar oem_strings: texts in the guest's SMBIOS table, type 11.
     :ivar timezone: "host" by default, "utc", "guest" or as "Europe/Berlin".
     :ivar qemu_args: arguments added to QEMU's own.
+    :ivar shares: folders of the host as "HOST:GUEST", with ":ro" for read-only.
+    :ivar share_cache: what of them the guest may keep: "never" (the default), "auto", "always".
     """
 
     cpus: int
@@ -57,6 +60,8 @@ class MachineOptions(TypedDict, total=False):
     oem_strings: Sequence[str]
     qemu_args: Sequence[str]
     timezone: str
+    shares: Sequence[str]
+    share_cache: ShareCache
 
 
 class RunOptions(MachineOptions, total=False):
@@ -135,6 +140,9 @@ def build_settings(name: str, *, source: str, **values: Any) -> Settings:
     """
     table = {key: _plain(value) for key, value in values.items() if value is not None}
     table["memory"] = str(table.get("memory", "512M"))
+    if "shares" in table:
+        here = str(Path.cwd())
+        table["shares"] = [anchor_share(str(text), here) for text in table["shares"]]
     return machine_from_table(table, source=source, name=name)
 
 

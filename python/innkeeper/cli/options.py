@@ -21,8 +21,9 @@ from innkeeper.model.machine import (
     RootOverlay,
     Wait,
 )
+from innkeeper.model.share import ShareCache, anchor_share
 from innkeeper.model.sizes import parse_duration
-from innkeeper.model.toml import machine_from_table
+from innkeeper.model.toml import KEYS, machine_from_table
 from innkeeper.registry.names import ephemeral_name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,6 +90,22 @@ _MACHINE = (
         default="none",
         show_default=True,
         help="auto: TCP ports that the guest listens on appear at 127.0.0.1, without a network.",
+    ),
+    click.option(
+        "-v",
+        "--share",
+        "shares",
+        multiple=True,
+        metavar="HOST:GUEST[:ro]",
+        help="Show the host's folder HOST at GUEST; :ro keeps the guest from changing it.",
+    ),
+    click.option(
+        "--share-cache",
+        type=click.Choice(get_args(ShareCache)),
+        default="never",
+        show_default=True,
+        help="What of its shares the guest keeps in its own cache; never sees every change "
+        "of the host at once.",
     ),
     click.option(
         "--firmware",
@@ -207,25 +224,15 @@ def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> di
     :param given: whether an option was written on the command line; the others
         are left to the file or the model's default.
     """
-    keys = (
-        "cpus",
-        "memory",
-        "image",
-        "flavour",
-        "root_overlay",
-        "kernel",
-        "initrd",
-        "append",
-        "accel",
-        "network",
-        "ports",
-        "disks",
-    )
-    return {
+    table = {
         key: list(values[key]) if isinstance(values[key], tuple) else values[key]
-        for key in (*keys, "forward", "restart", "firmware", "oem_strings", "qemu_args", "timezone")
-        if key in values and given(key)
+        for key in KEYS
+        if key != "name" and key in values and given(key)
     }
+    if "shares" in table:
+        here = str(Path.cwd())
+        table["shares"] = [anchor_share(text, here) for text in table["shares"]]
+    return table
 
 
 def build_request(values: dict[str, Any]) -> tuple[RunRequest, Command]:

@@ -16,9 +16,8 @@ from innkeeper.system.files import write_new
 if TYPE_CHECKING:
     from innkeeper.images.modules import Module, ModuleTree
 
-# The drivers of the devices that a guest may get. With what they need they have 0.8 MB in
-# Debian's kernel 6.1. Shares will need virtiofs and overlay, another 0.8 MB; 9p is not in
-# Debian's cloud kernels.
+# The drivers of the devices that every guest may get. With what they need they have 0.8 MB
+# in Debian's kernel 6.1; what only some machines need is added for those.
 WANTED_MODULES = (
     "virtio_mmio",
     "virtio_pci",
@@ -30,6 +29,9 @@ WANTED_MODULES = (
     "virtio_balloon",
     "efivarfs",
 )
+
+# For what only some machines have; a note of a user's kernel covers these too.
+ALL_MODULES = (*WANTED_MODULES, *("virtiofs", "overlay"))
 
 # One of each group has to be there, as a module or built in.
 _REQUIRED: tuple[tuple[str, ...], ...] = (
@@ -67,8 +69,9 @@ class KernelSource(Protocol):
 class PackagedKernel:
     """The kernel in a Debian package."""
 
-    def __init__(self, package: Path) -> None:
+    def __init__(self, package: Path, *, drivers: Sequence[str] = WANTED_MODULES) -> None:
         self._package = package
+        self._drivers = drivers
 
     def inputs(self) -> dict[str, Path]:
         """The package; all comes from it."""
@@ -86,7 +89,7 @@ class PackagedKernel:
         write_new(vmlinuz, content.vmlinuz, 0o644)
         return Placed(
             content.release,
-            select_modules(content.modules, WANTED_MODULES),
+            select_modules(content.modules, self._drivers),
             place_elf(vmlinuz, folder, report) or vmlinuz.name,
             vmlinuz.name,
         )
@@ -98,7 +101,10 @@ class UserKernel:
     :raise ImageError: the file is no kernel.
     """
 
-    def __init__(self, path: Path, inputs: Inputs) -> None:
+    def __init__(
+        self, path: Path, inputs: Inputs, *, drivers: Sequence[str] = WANTED_MODULES
+    ) -> None:
+        self._drivers = drivers
         # By its real name: a link such as /vmlinuz does not tell where the modules are.
         self._path = path.resolve()
         self._inputs = inputs
@@ -118,7 +124,7 @@ class UserKernel:
         folder = modules_folder(self._path, release)
         if folder is not None:
             tree = folder_tree(folder, release)
-            files = tuple(module.source for module in select_modules(tree, WANTED_MODULES))
+            files = tuple(module.source for module in select_modules(tree, ALL_MODULES))
             watched += [folder / name for name in _INDEX_FILES if (folder / name).is_file()]
         watched += [folder / name for name in files if folder is not None]
         return KernelNote(
@@ -142,7 +148,7 @@ class UserKernel:
             tree = folder_tree(Path(self._note.folder), info.release)
             if tree.builtin:
                 check_drivers(tree)
-            modules = select_modules(tree, WANTED_MODULES)
+            modules = select_modules(tree, self._drivers)
         if not modules:
             report(
                 f"no modules found for kernel {info.release or self._path.name}; "

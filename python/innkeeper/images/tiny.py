@@ -10,7 +10,13 @@ from pathlib import Path
 
 from innkeeper.errors import ImageError
 from innkeeper.images.package import fetch_package, find_package
-from innkeeper.images.source import KernelSource, PackagedKernel, Report, UserKernel
+from innkeeper.images.source import (
+    WANTED_MODULES,
+    KernelSource,
+    PackagedKernel,
+    Report,
+    UserKernel,
+)
 from innkeeper.images.store import Store
 from innkeeper.model.image import Image
 from innkeeper.system.files import write_new
@@ -39,26 +45,37 @@ def agent_path() -> Path:
     return Path(__file__).parent.parent / "_guest" / "inn-agent"
 
 
-def prepare_tiny(cache_dir: Path, *, report: Report, kernel: Path | None = None) -> Image:
+def prepare_tiny(
+    cache_dir: Path,
+    *,
+    report: Report,
+    kernel: Path | None = None,
+    drivers: tuple[str, ...] = (),
+) -> Image:
     """The tiny image, from the cache where its inputs are unchanged.
 
     :param report: gets a line for each thing that takes time.
     :param kernel: a kernel file to use in place of Debian's.
+    :param drivers: modules beside those that every guest gets.
     :raise ImageError: an input is missing or cannot be used.
     :raise OutOfSpace: the cache is full.
     """
     cache_dir = cache_dir.absolute()
     store = Store(cache_dir)
     source: KernelSource
+    wanted = (*WANTED_MODULES, *drivers)
     if kernel is None:
         packages = cache_dir / "packages"
-        source = PackagedKernel(find_package(packages) or fetch_package(packages, report))
+        source = PackagedKernel(
+            find_package(packages) or fetch_package(packages, report), drivers=wanted
+        )
     else:
-        source = UserKernel(kernel, store.inputs)
+        source = UserKernel(kernel, store.inputs, drivers=wanted)
     userland = _userland()
     digests = {
         role: store.inputs.digest(path) for role, path in (source.inputs() | userland).items()
     }
+    digests |= {f"driver {name}": "" for name in drivers}
     digest = _digest(digests)
 
     def build(folder: Path) -> Image:

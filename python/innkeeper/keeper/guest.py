@@ -23,6 +23,7 @@ from innkeeper.keeper.console import Console, open_copy
 from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
 from innkeeper.keeper.plan import RunPlan, guestlog_socket
 from innkeeper.keeper.say import say
+from innkeeper.keeper.shares import open_shares
 from innkeeper.model.network import GuestNetwork
 from innkeeper.registry.names import Claim
 from innkeeper.system.sockets import listen_unix
@@ -175,8 +176,13 @@ class Start:
             if plan.firmware is not None:
                 place_variables(plan.firmware)
             side = await self._open_network(stack)
-            given = side.descriptors if side is not None else {}
+            given = dict(side.descriptors) if side is not None else {}
+            shares = open_shares(plan.shares, self._held.folder, stack)
+            if shares is not None:
+                given |= shares.descriptors
             qemu = start_qemu(plan.qemu, given=given)
+            if shares is not None:
+                shares.release_connection()
             stack.push_async_callback(qemu.end)
             self._on_qemu(qemu.child.pid)
             guest = self._open_channels(qemu, stack)

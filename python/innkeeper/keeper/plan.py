@@ -14,6 +14,7 @@ from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
 from innkeeper.model.network import Link
 from innkeeper.model.record import Record
+from innkeeper.model.share import SharePlan
 from innkeeper.registry.layout import GuestFolder, Layout, LogFolder
 from innkeeper.system.sockets import check_socket_path
 
@@ -46,6 +47,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         nobody keeps.
     :ivar firmware: UEFI firmware and the guest's file of variables.
     :ivar link: the guest's network card.
+    :ivar shares: how folders of the host are served, if any are.
     :ivar tap_pools: ranges of addresses for tap networks.
     """
 
@@ -67,6 +69,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     firmware: GuestFirmware | None = None
     link: Link | None = None
     tap_pools: str = ""
+    shares: SharePlan | None = None
 
     @property
     def logs(self) -> LogFolder | None:
@@ -103,6 +106,7 @@ def plan_run(
     firmware: Firmware | None = None,
     link: Link | None = None,
     tap_pools: str = "",
+    shares: SharePlan | None = None,
 ) -> RunPlan:
     """The plan for one run.
 
@@ -131,7 +135,7 @@ def plan_run(
         machine=machine,
         image=image,
         host=host,
-        qemu=plan_qemu(machine, image, host, firmware=own_firmware, link=link),
+        qemu=plan_qemu(machine, image, host, firmware=own_firmware, link=link, shares=shares),
         layout=layout,
         sockets={purpose: str(path) for purpose, path in sockets.items()},
         console_file=console_file,
@@ -144,6 +148,7 @@ def plan_run(
         firmware=own_firmware,
         link=link,
         tap_pools=tap_pools,
+        shares=shares,
     )
 
 

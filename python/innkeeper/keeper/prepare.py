@@ -17,6 +17,7 @@ from innkeeper.images.kernel import check_efi_stub, check_initrd
 from innkeeper.images.tiny import NAME as TINY
 from innkeeper.images.tiny import prepare_tiny
 from innkeeper.keeper.plan import RunPlan, plan_run
+from innkeeper.keeper.shares import prepare_shares
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
@@ -83,6 +84,7 @@ def prepare_run(
     firmware = find_firmware(machine.firmware)
     check_zone(machine.timezone)
     image = _choose_image(machine, layout, report)
+    shares = prepare_shares(machine, qemu, layout)
     if firmware is not None:
         check_efi_stub(Path(image.kernel_source))
     verdict = choose_accelerator(
@@ -114,6 +116,7 @@ def prepare_run(
         firmware=firmware,
         link=_plan_link(machine, layout, kvm=verdict.accel == "kvm"),
         tap_pools=tap_pools,
+        shares=shares,
     )
 
 
@@ -187,10 +190,17 @@ def _stored_image(machine: Machine, layout: Layout, report: Callable[[str], None
     return prepare_bundle(bundle, folder, layout.cache, report=report, flavour=machine.flavour)
 
 
+def _extra_drivers(machine: Machine) -> tuple[str, ...]:
+    """What a machine needs of the tiny image beyond what all have."""
+    return ("virtiofs",) if machine.shares else ()
+
+
 def _choose_image(machine: Machine, layout: Layout, report: Callable[[str], None]) -> Image:
     if machine.image == TINY:
         kernel = Path(machine.kernel).absolute() if machine.kernel else None
-        image = prepare_tiny(layout.cache, report=report, kernel=kernel)
+        image = prepare_tiny(
+            layout.cache, report=report, kernel=kernel, drivers=_extra_drivers(machine)
+        )
     else:
         image = _stored_image(machine, layout, report)
     if machine.initrd is None:

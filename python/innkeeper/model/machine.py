@@ -13,6 +13,7 @@ from innkeeper.model.firmware import check_oem_strings, check_qemu_args, parse_f
 from innkeeper.model.names import check_name
 from innkeeper.model.network import NetworkKind, parse_network
 from innkeeper.model.ports import PublishedPort
+from innkeeper.model.share import Share, ShareCache, check_shares
 from innkeeper.model.sizes import MIB, format_size
 
 Accelerator = Literal["kvm", "tcg"]
@@ -54,6 +55,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar disks: disks that stay, with their places in the guest.
     :ivar forward: "auto" leads the host's loopback to ports that the guest listens on.
     :ivar restart: what happens when the guest ends unasked.
+    :ivar shares: folders of the host.
+    :ivar share_cache: what of them the guest may keep in its own cache.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     oem_strings: tuple[str, ...] = ()
     qemu_args: tuple[str, ...] = ()
     timezone: str = "host"
+    shares: tuple[Share, ...] = ()
+    share_cache: ShareCache = "never"
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -94,6 +99,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         parse_firmware(self.firmware)
         check_oem_strings(self.oem_strings)
         check_qemu_args(self.qemu_args)
+        check_shares(self.shares)
 
     @property
     def network_kind(self) -> NetworkKind:

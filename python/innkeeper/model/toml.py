@@ -12,13 +12,14 @@ from innkeeper.errors import UnknownName, UsageError
 from innkeeper.model.disk import parse_disk_use
 from innkeeper.model.machine import Machine
 from innkeeper.model.ports import parse_port
+from innkeeper.model.share import parse_share
 from innkeeper.model.sizes import parse_size
 
-# Every key of a machine file; `memory`, `ports` and `disks` are texts there.
+# Every key of a machine file; `memory`, `ports`, `disks` and `shares` are texts there.
 KEYS = (
     *("name", "cpus", "memory", "image", "flavour", "root_overlay", "kernel", "initrd", "append"),
     *("accel", "network", "ports", "disks", "forward", "restart"),
-    *("firmware", "oem_strings", "qemu_args", "timezone"),
+    *("firmware", "oem_strings", "qemu_args", "timezone", "shares", "share_cache"),
 )
 
 
@@ -60,6 +61,11 @@ def machine_schema() -> dict[str, Any]:
         "items": {"type": "string", "examples": ["data:/mnt/data", "music:/music:ro"]},
         "default": [],
     }
+    properties["shares"] = {
+        "type": "array",
+        "items": {"type": "string", "examples": ["/home/me/src:/src", "/data:/data:ro"]},
+        "default": [],
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "An innkeeper machine file",
@@ -98,6 +104,8 @@ def machine_from_table(
             values["ports"] = tuple(parse_port(str(port)) for port in values["ports"])
         if "disks" in values:
             values["disks"] = tuple(parse_disk_use(str(disk)) for disk in values["disks"])
+        if "shares" in values:
+            values["shares"] = tuple(parse_share(str(share)) for share in values["shares"])
         defaults = {} if base is None else msgspec.structs.asdict(base)
         return msgspec.convert({**defaults, **values}, Machine)
     except (msgspec.ValidationError, TypeError) as exc:

@@ -109,6 +109,16 @@ class GuestFolder(msgspec.Struct, frozen=True):
         """Straight to guest port 8888 (gRPC)."""
         return self.path / "agent.sock"
 
+    @property
+    def shares(self) -> Path:
+        """Where the shares are mounted, in their server's namespaces; empty for everybody else."""
+        return self.path / "shares"
+
+    @property
+    def shares_socket(self) -> Path:
+        """There only while the share server starts."""
+        return self.path / "shares.sock"
+
 
 class LogFolder(msgspec.Struct, frozen=True):
     """A folder with the logs of one guest."""

@@ -17,6 +17,8 @@ pub struct Cmdline {
     pub units_off: bool,
     /// `inn.root=` and what belongs to it.
     pub root: Option<Root>,
+    /// `inn.shares=` and the `inn.share=` with it.
+    pub shares: Option<Shares>,
 }
 
 /// A root file system other than the initramfs.
@@ -58,6 +60,22 @@ pub enum Overlay {
     Keep(String),
 }
 
+/// Folders of the host, and how they come here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shares {
+    /// `inn.shares=`
+    pub transport: Transport,
+    /// `inn.share=`, in order: a key of the transport's tree, and where it is mounted.
+    pub places: Vec<(String, String)>,
+}
+
+/// How shares come from the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// `virtiofs:TAG`
+    Virtiofs(String),
+}
+
 /// Reads /proc/cmdline.
 pub fn read() -> Cmdline {
     parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default())
@@ -66,6 +84,8 @@ pub fn read() -> Cmdline {
 fn parse(text: &str) -> Cmdline {
     let mut cmdline = Cmdline::default();
     let mut root = RootWords::default();
+    let mut shares = None;
+    let mut places = Vec::new();
     for word in words(text) {
         if let Some(name) = word.strip_prefix("inn.hostname=") {
             cmdline.hostname =
@@ -77,6 +97,10 @@ fn parse(text: &str) -> Cmdline {
             cmdline.console_shell = what == "shell";
         } else if let Some(what) = word.strip_prefix("inn.units=") {
             cmdline.units_off = what == "off";
+        } else if let Some(value) = word.strip_prefix("inn.shares=") {
+            shares = parse_transport(value);
+        } else if let Some(value) = word.strip_prefix("inn.share=") {
+            places.extend(parse_place(value));
         } else if word == "--" {
             // What follows is init's argv, by the kernel's own rule.
             break;
@@ -85,6 +109,7 @@ fn parse(text: &str) -> Cmdline {
         }
     }
     cmdline.root = root.finish();
+    cmdline.shares = shares.map(|transport| Shares { transport, places });
     cmdline
 }
 
@@ -138,6 +163,20 @@ fn parse_source(value: &str) -> Option<Source> {
         "9p" => Some(Source::Ninep(what)),
         _ => None,
     }
+}
+
+fn parse_transport(value: &str) -> Option<Transport> {
+    match value.split_once(':')? {
+        ("virtiofs", tag) if !tag.is_empty() => Some(Transport::Virtiofs(tag.to_owned())),
+        _ => None,
+    }
+}
+
+/// `KEY:/path`, where the key is a name the host made.
+fn parse_place(value: &str) -> Option<(String, String)> {
+    let (key, path) = value.split_once(':')?;
+    let is_name = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_name && path.starts_with('/')).then(|| (key.to_owned(), path.to_owned()))
 }
 
 /// Words separated by spaces; double quotes keep spaces, as in the kernel.
@@ -214,6 +253,22 @@ mod tests {
             "inn.init=/sbin/init",
         ] {
             assert_eq!(parse(nothing).root, None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        let cmdline = parse(
+            "inn.shares=virtiofs:tag inn.share=\"0a:/a b:c\" inn.share=x:/no inn.share=1:no \
+             inn.share=1b:/d",
+        );
+        let places = [("0a", "/a b:c"), ("1b", "/d")]
+            .map(|(key, path)| (key.to_owned(), path.to_owned()))
+            .to_vec();
+        let transport = Transport::Virtiofs("tag".to_owned());
+        assert_eq!(cmdline.shares, Some(Shares { transport, places }));
+        for nothing in ["inn.share=0a:/a", "inn.shares=virtiofs:", "inn.shares=x"] {
+            assert_eq!(parse(nothing).shares, None, "{nothing}");
         }
     }
 

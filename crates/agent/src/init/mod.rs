@@ -6,6 +6,7 @@ mod cmdline;
 mod modules;
 mod mounts;
 mod root;
+mod shares;
 mod system;
 
 use std::time::Duration;
@@ -34,9 +35,19 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     mounts::mount_firmware_variables(&mut problems);
     problems.say_all();
     if let Some(root) = &cmdline.root {
-        change_root(root, &mut problems);
-        problems.say_all();
+        enter_root(root, &mut problems);
     }
+    if let Some(shares) = &cmdline.shares {
+        if let Err(error) = shares::mount_all(shares) {
+            problems.add("share", error);
+            give_up(&mut problems);
+        }
+    }
+    if let Some(init) = cmdline.root.as_ref().and_then(|root| root.init.as_deref()) {
+        problems.add("init", root::hand_over(init));
+        give_up(&mut problems);
+    }
+    problems.say_all();
     let settings = Settings {
         transport: Transport::Vsock,
         started,
@@ -47,21 +58,22 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     (settings, problems.list)
 }
 
-/// Goes on with a root of its own; comes back with the agent as PID 1. Without
-/// its root a guest is not what was asked for: it ends, and its last words on
-/// the console say why.
-fn change_root(root: &cmdline::Root, problems: &mut Problems) {
+/// Goes on with a root of its own, still with the agent as PID 1.
+fn enter_root(root: &cmdline::Root, problems: &mut Problems) {
     if let Err(error) = root::enter(root) {
         problems.add("root", error);
-        problems.say_all();
-        system::give_up();
+        give_up(problems);
     }
-    if let Some(init) = root.init.as_deref() {
-        problems.add("init", root::hand_over(init));
-        problems.say_all();
-        system::give_up();
+    if root.init.is_none() {
+        mounts::mount_after_root(problems);
     }
-    mounts::mount_after_root(problems);
+}
+
+/// Without its root or a share, a guest is not what was asked for: it ends, and
+/// its last words on the console say why.
+fn give_up(problems: &mut Problems) -> ! {
+    problems.say_all();
+    system::give_up()
 }
 
 /// What went wrong so far.

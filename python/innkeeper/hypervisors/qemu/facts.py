@@ -27,6 +27,8 @@ _PROGRAM = "qemu-system-x86_64"
 _DEVICES = (
     "vhost-user-vsock-device",
     "vhost-user-vsock-pci",
+    "vhost-user-fs-device",
+    "vhost-user-fs-pci",
     "vhost-vsock-pci",
     "virtio-net-device",
     "virtio-net-pci",
@@ -64,7 +66,8 @@ def qemu_facts(cache_dir: Path) -> QemuFacts:
     """
     path = find_qemu()
     stat = Path(path).stat()
-    identity = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+    asked = ",".join(_DEVICES + _MACHINES)
+    identity = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{asked}"
     remembered = cache_dir / "qemu.json"
     facts: QemuFacts | None = None
     with contextlib.suppress(OSError, msgspec.MsgspecError):

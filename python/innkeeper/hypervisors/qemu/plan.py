@@ -27,11 +27,19 @@ from innkeeper.hypervisors.qemu.network import (
     network_descriptors,
     network_device,
 )
+from innkeeper.hypervisors.qemu.shares import (
+    has_share_device,
+    share_descriptors,
+    share_device,
+    share_options,
+    share_words,
+)
 from innkeeper.model.firmware import GuestFirmware
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Accelerator, Machine
 from innkeeper.model.network import Link
+from innkeeper.model.share import SharePlan
 from innkeeper.model.sizes import MIB
 
 # Inherited descriptors, in the order in which they are created.
@@ -84,25 +92,29 @@ def plan_qemu(
     layer: str | None = None,
     firmware: GuestFirmware | None = None,
     link: Link | None = None,
+    shares: SharePlan | None = None,
 ) -> QemuPlan:
     """The plan for one start of `machine` from `image` on this host.
 
     :param layer: the file that keeps what the guest writes over its root.
     :param firmware: UEFI firmware with the guest's own variables.
     :param link: the network card's own values.
+    :param shares: how folders of the host are served.
     """
     accel = facts.accelerator.accel
     machine_type, machine_reason = choose_machine_type(machine, facts)
     transport = "virtio-mmio" if machine_type == "microvm" else "virtio-pci"
     disks = plan_disks(machine, image, layer=layer)
-    devices = _plan_devices(machine, disks, transport, link)
-    cmdline = _plan_cmdline(machine, image, facts, transport, devices)
+    devices = _plan_devices(machine, disks, transport, link, shares)
+    words = share_words(shares, image)
+    cmdline = _plan_cmdline(machine, image, facts, transport, devices, shares=words)
     argv = (
         facts.qemu.path,
         *_name_options(machine),
         *_machine_options(machine, machine_type, accel),
         *_channel_options(),
         *netdev_options(machine, link),
+        *share_options(shares),
         *(part for disk in disks for part in disk_options(disk)),
         *(part for device in devices for part in ("-device", device.option)),
         *firmware_options(firmware),
@@ -125,7 +137,11 @@ def plan_qemu(
         transport=transport,
         memory_bytes=machine.memory_bytes,
         devices=devices,
-        descriptors=(*DESCRIPTORS, *network_descriptors(machine, link)),
+        descriptors=(
+            *DESCRIPTORS,
+            *network_descriptors(machine, link),
+            *share_descriptors(shares),
+        ),
     )
 
 
@@ -212,7 +228,11 @@ def _channel_options() -> tuple[str, ...]:
 
 
 def _plan_devices(
-    machine: Machine, disks: tuple[Disk, ...], transport: str, link: Link | None
+    machine: Machine,
+    disks: tuple[Disk, ...],
+    transport: str,
+    link: Link | None,
+    shares: SharePlan | None,
 ) -> tuple[Device, ...]:
     suffix = "device" if transport == "virtio-mmio" else "pci"
     devices = [
@@ -236,6 +256,8 @@ def _plan_devices(
         Device(purpose=f"disk {disk.serial}", option=disk_device(disk, suffix), module="virtio_blk")
         for disk in disks
     ]
+    if has_share_device(shares):
+        devices.append(Device(purpose="shares", option=share_device(suffix), module="virtiofs"))
     return tuple(devices)
 
 
@@ -245,6 +267,8 @@ def _plan_cmdline(
     facts: HostFacts,
     transport: str,
     devices: tuple[Device, ...],
+    *,
+    shares: tuple[str, ...],
 ) -> str:
     # reboot=t: a triple fault is the one reset that microvm without ACPI
     # power management always understands.
@@ -268,6 +292,7 @@ def _plan_cmdline(
         if wanted:
             words.append(f"inn.modules={','.join(wanted)}")
         words += root_words(machine, image)
+        words += shares
     return " ".join([*words, *machine.append])
 
 

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's shares: how they will be served, found out before the start, and their server."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from innkeeper.errors import HostError, InnError
+from innkeeper.model.host import QemuFacts
+from innkeeper.model.machine import Machine
+from innkeeper.model.share import ServerFacts, Share, SharePlan
+from innkeeper.registry.layout import GuestFolder, Layout
+
+if TYPE_CHECKING:
+    from innkeeper.shares.serve import ShareServer
+
+
+def prepare_shares(machine: Machine, qemu: QemuFacts, layout: Layout) -> SharePlan | None:
+    """How the shares of a machine will be served; None where it has none.
+
+    :raise InnError: a shared folder is missing, or host or guest cannot do it.
+    """
+    if not machine.shares:
+        return None
+    from innkeeper.shares.plan import choose_transport, plan_server
+    from innkeeper.shares.servers import virtiofsd_facts
+
+    for share in machine.shares:
+        check_folder(share)
+    virtiofsd: ServerFacts | InnError
+    try:
+        virtiofsd = virtiofsd_facts(layout.cache)
+    except InnError as error:
+        virtiofsd = error
+    return plan_server(
+        choose_transport(qemu, virtiofsd),
+        machine.shares,
+        root=str(layout.guest(machine.name).shares),
+        cache=machine.share_cache,
+        uid=os.geteuid(),
+    )
+
+
+def check_folder(share: Share) -> None:
+    """Refuse a share whose folder is not there.
+
+    :raise HostError: it is missing, no folder, or cannot be reached.
+    """
+    try:
+        is_folder = Path(share.host).is_dir()
+        missing = not is_folder and not Path(share.host).exists()
+    except OSError as exc:
+        raise HostError(
+            f"the folder {share.host} cannot be shared: {exc.strerror}", stage="shares"
+        ) from exc
+    if not is_folder:
+        raise HostError(
+            f"the folder {share.host} cannot be shared: "
+            + ("there is none" if missing else "it is no folder"),
+            stage="shares",
+            fix="make it, or take the share away",
+        )
+
+
+def open_shares(
+    plan: SharePlan | None, folder: GuestFolder, stack: AsyncExitStack
+) -> ShareServer | None:
+    """The server of a guest's shares, ended by `stack`; None for a guest without shares.
+
+    :raise HostError: it cannot be started.
+    """
+    if plan is None:
+        return None
+    from innkeeper.shares.serve import start_server
+
+    server = start_server(plan, folder.shares_socket)
+    stack.callback(server.end)
+    server.watch()
+    return server

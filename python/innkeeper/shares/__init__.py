@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of the host in a guest: which server, how it is started, who may reach what."""

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running share server: started in namespaces of its own, connected, ended.
+
+::
+
+    start_server() ──> ShareServer ──take_connection()──> QEMU ... end()──> reaped, all closed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from innkeeper.errors import HostError
+from innkeeper.model.share import SharePlan
+from innkeeper.shares.plan import sandbox_argv
+from innkeeper.system import share_sandbox
+from innkeeper.system.process import Child, spawn
+from innkeeper.system.sockets import StreamSocket, connect_unix, listen_unix
+
+# A server says little; a guest cannot make it say more than this in memory.
+_STDERR_LIMIT = 16 * 1024
+_CONNECT_LIMIT_S = 5.0
+
+
+class ShareServer:
+    """A server's process and our end of its connection.
+
+    :ivar connection: for QEMU; its taker closes it and sets it to None here.
+    """
+
+    def __init__(self, child: Child, connection: StreamSocket) -> None:
+        self.child = child
+        self.connection: StreamSocket | None = connection
+        self._stderr = bytearray()
+        self._exited: asyncio.Future[int] | None = None
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """For QEMU, by their names in its plan."""
+        return {} if self.connection is None else {"shares": self.connection.fileno()}
+
+    def watch(self) -> asyncio.Future[int]:
+        """A future with the return code, set when the server ends."""
+        if self._exited is None:
+            loop = asyncio.get_running_loop()
+            self._exited = loop.create_future()
+            loop.add_reader(self.child.pidfd, self._on_exit)
+            loop.add_reader(self.child.stderr_fd, self._on_stderr)
+        return self._exited
+
+    def stderr_lines(self) -> tuple[str, ...]:
+        """What the server said on stderr so far (the first 16 KiB), for evidence."""
+        self._on_stderr()
+        return tuple(self._stderr.decode("utf-8", "replace").strip().splitlines())
+
+    def end(self) -> None:
+        """Kill the server if it runs, reap it and close everything. Idempotent."""
+        if self._exited is not None:
+            loop = asyncio.get_running_loop()
+            for fd in (self.child.pidfd, self.child.stderr_fd):
+                if fd >= 0:
+                    loop.remove_reader(fd)
+        code = self.child.end()
+        if self._exited is not None and not self._exited.done():
+            self._exited.set_result(code)
+        self.release_connection()
+
+    def release_connection(self) -> None:
+        """Close our end of the connection, if it is still ours. Idempotent."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.child.pidfd)
+        code = self.child.wait(1.0)
+        if self._exited is not None and not self._exited.done():
+            self._exited.set_result(-1 if code is None else code)
+
+    def _on_stderr(self) -> None:
+        chunk = self.child.read_stderr()
+        while chunk:
+            self._stderr += chunk[: _STDERR_LIMIT - len(self._stderr)]
+            chunk = self.child.read_stderr()
+        if chunk == b"" and self.child.stderr_fd >= 0 and self._exited is not None:
+            # End of file keeps a pipe readable for ever.
+            asyncio.get_running_loop().remove_reader(self.child.stderr_fd)
+
+
+def start_server(plan: SharePlan, socket_path: Path) -> ShareServer:
+    """Start the server of a plan, and connect to it.
+
+    The server inherits the listening socket, so the connection is there at once and is
+    served when the server is up.
+
+    :param socket_path: free again when this returns.
+    :raise HostError: it cannot be started.
+    """
+    try:
+        Path(plan.root).mkdir(mode=0o700, exist_ok=True)
+        listener = listen_unix(socket_path, backlog=1)
+    except OSError as exc:
+        raise HostError(f"cannot make {plan.root}: {exc.strerror}", stage="shares") from exc
+    with listener:
+        try:
+            connection = connect_unix(socket_path, timeout_s=_CONNECT_LIMIT_S)
+        finally:
+            socket_path.unlink(missing_ok=True)
+        try:
+            # QEMU wants it as it is by default.
+            connection.settimeout(None)
+            argv = sandbox_argv(
+                plan,
+                python=sys.executable,
+                program=share_sandbox.__file__,
+                fd=listener.fileno(),
+            )
+            fds = (listener.fileno(),)
+            child = spawn(argv, name="shares", pass_fds=fds, capture_stderr=True)
+        except BaseException:
+            connection.close()
+            raise
+    return ShareServer(child, connection)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which virtiofsd is installed; asked once, then remembered.
+
+Debian 12 has QEMU's own, written in C (package qemu-system-common), Debian 13 the
+later one in Rust (package virtiofsd); their options differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from innkeeper.errors import HostError, MissingProgram
+from innkeeper.model.share import ServerFacts
+from innkeeper.system.files import write_atomic
+from innkeeper.system.process import Completed, find_program, run_tool
+
+_PROGRAM = "virtiofsd"
+_TIMEOUT_S = 10.0
+INSTALL_FIX = "apt-get install virtiofsd (Debian 13), or qemu-system-common (Debian 12)"
+_REINSTALL_FIX = (
+    "install the package anew: apt-get install --reinstall virtiofsd (Debian 13), "
+    "or qemu-system-common (Debian 12); or name another program in INN_VIRTIOFSD"
+)
+
+
+class _Remembered(msgspec.Struct, frozen=True):
+    identity: str
+    facts: ServerFacts
+
+
+def find_virtiofsd() -> str:
+    """The path of virtiofsd: `INN_VIRTIOFSD`, or where Debian has it.
+
+    :raise MissingProgram: there is none.
+    """
+    wanted = os.environ.get("INN_VIRTIOFSD") or _PROGRAM
+    path = find_program(wanted)
+    if path is None:
+        raise MissingProgram(f"{wanted} is not installed", stage="shares", fix=INSTALL_FIX)
+    return path
+
+
+def virtiofsd_facts(cache_dir: Path) -> ServerFacts:
+    """What the installed virtiofsd is, from the cache where the binary is the same.
+
+    :raise MissingProgram: there is none.
+    :raise HostError: it does not run on this host, or is none that we know.
+    """
+    path = find_virtiofsd()
+    stat = Path(path).stat()
+    identity = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+    remembered = cache_dir / "virtiofsd.json"
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        known = msgspec.json.decode(remembered.read_bytes(), type=_Remembered)
+        if known.identity == identity:
+            return known.facts
+    done = run_tool([path, "--version"], stage="shares", timeout_s=_TIMEOUT_S, check=False)
+    facts = parse_facts(path, done)
+    with contextlib.suppress(HostError):
+        write_atomic(remembered, msgspec.json.encode(_Remembered(identity, facts)))
+    return facts
+
+
+def parse_facts(path: str, done: Completed) -> ServerFacts:
+    """What the virtiofsd at `path` is, by what its `--version` said and returned. Pure.
+
+    :raise HostError: it failed, as one does that was built for another C library, or
+        says nothing that we know.
+    """
+    lines = (done.stdout or done.stderr).decode("utf-8", "replace").strip().splitlines()
+    said = tuple(lines[-4:]) or ("it said nothing",)
+    if done.returncode != 0:
+        raise HostError(
+            f"{path} --version failed with exit code {done.returncode}",
+            stage="shares",
+            evidence=said,
+            fix=_REINSTALL_FIX,
+        )
+    # "virtiofsd version 7.2.22 (Debian ...)" and, in Rust, "virtiofsd 1.13.2".
+    match = re.match(r"virtiofsd (version )?(\d[\w.~+-]*)", lines[0] if lines else "")
+    if match is None:
+        raise HostError(
+            f"{path} is no virtiofsd that innkeeper knows",
+            stage="shares",
+            evidence=said,
+            fix=_REINSTALL_FIX,
+        )
+    return ServerFacts(path=path, flavour="c" if match[1] else "rust", version=match[2])

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How shares are served, by value."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from innkeeper.errors import HostError, MissingProgram
+from innkeeper.hypervisors.qemu.plan import plan_qemu
+from innkeeper.model.host import HostFacts, QemuFacts
+from innkeeper.model.image import Image
+from innkeeper.model.machine import Machine
+from innkeeper.model.share import ServerFacts, SharePlan, parse_share
+from innkeeper.shares.plan import choose_transport, plan_server, sandbox_argv
+from innkeeper.shares.servers import parse_facts
+from innkeeper.system.process import Completed
+
+C_SERVER = ServerFacts(path="/usr/lib/qemu/virtiofsd", flavour="c", version="7.2.22")
+RUST_SERVER = ServerFacts(path="/usr/libexec/virtiofsd", flavour="rust", version="1.13.2")
+DEVICES = ("vhost-user-fs-device", "vhost-user-fs-pci")
+
+
+@pytest.fixture
+def qemu(host: HostFacts) -> QemuFacts:
+    return msgspec.structs.replace(host.qemu, devices=(*host.qemu.devices, *DEVICES))
+
+
+def plan(qemu: QemuFacts, server: ServerFacts, *shares: str, uid: int = 1000) -> SharePlan:
+    parsed = tuple(parse_share(share) for share in shares)
+    choice = choose_transport(qemu, server)
+    return plan_server(choice, parsed, root="/run/inn/box/shares", cache="never", uid=uid)
+
+
+def test_the_server_written_in_c(qemu: QemuFacts) -> None:
+    assert plan(qemu, C_SERVER).server == (
+        *("/usr/lib/qemu/virtiofsd", "-f", "--fd=<fd>"),
+        *("-o", "source=/run/inn/box/shares/view", "-o", "sandbox=chroot"),
+        *("-o", "announce_submounts", "-o", "cache=none"),
+    )
+
+
+def test_the_server_written_in_rust(qemu: QemuFacts) -> None:
+    assert plan(qemu, RUST_SERVER).server == (
+        *("/usr/libexec/virtiofsd", "--fd=<fd>", "--shared-dir", "/run/inn/box/shares/view"),
+        *("--sandbox", "chroot", "--announce-submounts", "--cache", "never"),
+    )
+
+
+def test_what_is_started_makes_the_namespaces_first(qemu: QemuFacts) -> None:
+    made = plan(qemu, RUST_SERVER, "/b=c:/b", "/a:/a:ro")
+    keys = [parse_share(share).key for share in ("/a:/a", "/b:/b")]
+    argv = sandbox_argv(made, python="/python", program="/sandbox.py", fd=7)
+    assert argv[:6] == [
+        *("/python", "-I", "-S", "/sandbox.py", "serve", "/run/inn/box/shares"),
+    ]
+    assert argv[6:10] == ["user", f"{keys[0]}=ro=/a", f"{keys[1]}=rw=/b=c", "--"]
+    assert argv[10:12] == ["/usr/libexec/virtiofsd", "--fd=7"]
+
+
+def test_root_keeps_its_own_users(qemu: QemuFacts) -> None:
+    argv = sandbox_argv(plan(qemu, C_SERVER, uid=0), python="p", program="s", fd=7)
+    assert argv[6] == "host"
+
+
+def test_the_guest_is_told_of_its_shares(host: HostFacts, qemu: QemuFacts, image: Image) -> None:
+    facts = msgspec.structs.replace(host, qemu=qemu)
+    machine = Machine(name="box", shares=(parse_share("/x:/a b"),))
+    shares = plan(qemu, C_SERVER, "/x:/a b")
+    image = msgspec.structs.replace(image, modules=(*image.modules, "virtiofs"))
+    made = plan_qemu(machine, image, facts, shares=shares)
+    key = machine.shares[0].key
+    assert f'inn.shares=virtiofs:inn-shares inn.share="{key}:/a b"' in made.cmdline
+    assert "virtiofs" in made.cmdline.split("inn.modules=")[1].split()[0].split(",")
+    device = "vhost-user-fs-device,chardev=shares,tag=inn-shares,queue-size=1024"
+    assert made.argv[made.argv.index(device) - 1] == "-device"
+    assert "socket,id=shares,fd=<fd:shares>" in made.argv
+    assert made.descriptors[-1] == "shares"
+    assert not any("inn.share" in word for word in plan_qemu(machine, image, facts).argv)
+
+
+def test_a_host_that_cannot_is_refused_with_the_reason(host: HostFacts, qemu: QemuFacts) -> None:
+    with pytest.raises(HostError, match="no vhost-user-fs device") as caught:
+        choose_transport(host.qemu, C_SERVER)
+    assert caught.value.fix
+    with pytest.raises(MissingProgram):
+        choose_transport(qemu, MissingProgram("none", stage="shares"))
+
+
+@pytest.mark.parametrize(
+    ("said", "flavour", "version"),
+    [
+        (b"virtiofsd version 7.2.22 (Debian 1:7.2)\nusing FUSE\n", "c", "7.2.22"),
+        (b"virtiofsd 1.13.2\n", "rust", "1.13.2"),
+    ],
+)
+def test_a_server_is_known_by_what_it_says(said: bytes, flavour: str, version: str) -> None:
+    facts = parse_facts("/v", Completed(0, said, b""))
+    assert (facts.flavour, facts.version) == (flavour, version)
+
+
+def test_one_for_another_c_library_is_refused() -> None:
+    said = b"virtiofsd: /lib/libc.so.6: version `GLIBC_2.39' not found\n"
+    with pytest.raises(HostError, match="exit code 1") as caught:
+        parse_facts("/v", Completed(1, b"", said))
+    assert "GLIBC_2.39" in caught.value.evidence[0]
+    assert "reinstall" in caught.value.fix
+    with pytest.raises(HostError, match="no virtiofsd"):
+        parse_facts("/v", Completed(0, b"hello\n", b""))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "acceptance.md").read_text()
-ROWS = {*range(14, 18), *range(19, 24), *range(28, 32), 33, *range(34, 44), *range(44, 52)}
+ROWS = {3, 9, 10, *range(14, 18), *range(19, 24), *range(28, 32), *range(33, 44), *range(44, 52)}
 
 
 def functions_in(file: Path) -> set[str]:
@@ -34,5 +34,7 @@ def test_every_named_test_exists() -> None:
 
 def test_every_row_has_a_test_or_a_reason() -> None:
     rows = re.findall(r"^\| (\d+) \|([^|]+)\|([^|]+)\|$", PAGE, re.MULTILINE)
-    assert {int(number) for number, _, _ in rows} == ROWS
+    numbers = [int(number) for number, _, _ in rows]
+    assert numbers == sorted(set(numbers))
+    assert set(numbers) >= ROWS
     assert all(len(shown.strip()) > 20 for _, _, shown in rows)

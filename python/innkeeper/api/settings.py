@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from innkeeper.model.machine import AcceleratorChoice, Forward, Network, RestartPolicy, RootOverlay
+from innkeeper.model.machine import (
+    AcceleratorChoice,
+    Forward,
+    Network,
+    RestartPolicy,
+    RootDevice,
+    RootOverlay,
+)
 from innkeeper.model.machine import Machine as Settings
 from innkeeper.model.share import ShareCache, anchor_share
 from innkeeper.model.toml import machine_from_table
@@ -34,6 +41,7 @@ class MachineOptions(TypedDict, total=False):
     :ivar flavour: which of the image's kernels; "" is its first.
     :ivar root_overlay: "temp" (the default), "keep" or "none": where the guest's
         changes of its image's root go.
+    :ivar root_device: "blk" (the default) or "pmem".
     :ivar kernel: a kernel of the caller's instead of the image's.
     :ivar initrd: an initramfs instead of the image's.
     :ivar firmware: "default", "uefi" or two files as "CODE:VARIABLES".
@@ -53,6 +61,7 @@ class MachineOptions(TypedDict, total=False):
     append: Sequence[str]
     flavour: str
     root_overlay: RootOverlay
+    root_device: RootDevice
     kernel: str | Path | None
     initrd: str | Path | None
     accel: AcceleratorChoice

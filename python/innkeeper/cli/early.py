@@ -15,8 +15,8 @@ FLAGS = frozenset({"--timings", "--tty", "--no-tty"})
 _VALUED = """
     --accel --append --console --cpus -c --disk --env -e --firmware --flavour --format --forward
     --image --initrd --kernel --memory -m --name -n --network --oem-string --publish -p
-    --qemu-arg --root-overlay --share -v --share-cache --timeout -t --timezone --user -u
-    --wait --workdir -w
+    --qemu-arg --root-device --root-overlay --share -v --share-cache --timeout -t --timezone
+    --user -u --wait --workdir -w
 """
 VALUED = frozenset(_VALUED.split())
 

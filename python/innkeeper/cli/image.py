@@ -124,7 +124,7 @@ def inspect(name: str, output_format: str) -> None:
         f"  folder       {folder}",
         f"  root         {bundle.root or 'none'}",
         f"  init         {bundle.init}",
-        *(f"  tools        {bundle.tools}" for _ in range(bool(bundle.tools))),
+        *(f"  tools        {bundle.tools} at {bundle.tools_at}" for _ in range(bool(bundle.tools))),
         *(f"  kernel       {kernel.flavour} {kernel.release}" for kernel in bundle.kernels),
         *(f"  file         {file.name}  {format_size(file.size_bytes)}" for file in bundle.files),
         *(f"  {key:<12} {_plain(value)}" for key, value in bundle.recipe.items() if value),

@@ -13,6 +13,7 @@ from innkeeper.cli.lifecycle import TIMINGS
 from innkeeper.cli.output import FORMAT, Progress, render_timings
 from innkeeper.errors import UsageError
 from innkeeper.images.phases import Phases
+from innkeeper.model.bundle import TOOLS_AT
 from innkeeper.model.recipe import Recipe, recipe_from_table
 from innkeeper.registry.layout import host_layout
 from innkeeper.system.interrupt import interruptible
@@ -145,7 +146,14 @@ def _read(path: Path) -> str:
     "--tools",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A second read-only file system.",
+    help="A second read-only file system, as vm_tools.img is one.",
+)
+@click.option(
+    "--tools-at",
+    default=TOOLS_AT,
+    show_default=True,
+    metavar="PATH",
+    help="Where a guest finds the tools.",
 )
 @click.option(
     "--init",

@@ -18,6 +18,7 @@ from innkeeper.model.machine import (
     Forward,
     Machine,
     RestartPolicy,
+    RootDevice,
     RootOverlay,
     Wait,
 )
@@ -44,6 +45,14 @@ _MACHINE = (
         show_default=True,
         help="Where the guest's changes of its image's root go: to memory, to a disk of "
         "the machine's own, or nowhere (read-only).",
+    ),
+    click.option(
+        "--root-device",
+        type=click.Choice(get_args(RootDevice)),
+        default="blk",
+        show_default=True,
+        help="How an image's root reaches the guest: as a disk (virtio-blk), or as memory "
+        "that guests share with the host's page cache (virtio-pmem, /dev/pmem0).",
     ),
     click.option(
         "--kernel",

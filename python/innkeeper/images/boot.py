@@ -18,10 +18,10 @@ from innkeeper.images.source import Report, place_elf
 from innkeeper.images.store import Store
 from innkeeper.images.tiny import AGENT_FIX, agent_path
 from innkeeper.model.bundle import Bundle, StoredKernel
-from innkeeper.model.image import Image, Root
+from innkeeper.model.image import Image, Root, Tools
 
 # Counts up with every change of what is made of the same inputs.
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 
 # The agent mounts these, and the root's layer, before it has a root.
 _FOLDERS = ("dev", "proc", "run", "sys")
@@ -53,8 +53,18 @@ def prepare_bundle(
     store.inputs.save()
     if not bundle.root:
         return image
-    root = Root(path=str(folder / bundle.root), fstype=bundle.root_type, init=bundle.init)
-    return msgspec.structs.replace(image, root=root)
+    sizes = {file.name: file.size_bytes for file in bundle.files}
+    root = Root(
+        path=str(folder / bundle.root),
+        fstype=bundle.root_type,
+        size_bytes=sizes[bundle.root],
+        init=bundle.init,
+    )
+    tools = None
+    if bundle.tools:
+        path = str(folder / bundle.tools)
+        tools = Tools(path=path, fstype=bundle.tools_type, mount_point=bundle.tools_at)
+    return msgspec.structs.replace(image, root=root, tools=tools)
 
 
 def choose_kernel(bundle: Bundle, flavour: str) -> StoredKernel:
@@ -94,6 +104,7 @@ def _build(into: Path, folder: Path, kernel: StoredKernel, report: Report) -> Im
         kernel_release=kernel.release,
         agent=True,
         modules=kernel.modules,
+        lacks=kernel.lacks,
         initrd_bytes=len(initrd),
         kernel_bytes=((into / elf) if elf else source).stat().st_size,
     )

@@ -15,7 +15,7 @@ from innkeeper.images.debian import DebianPlan, mmdebstrap_argv, plan_debian
 from innkeeper.images.making import building
 from innkeeper.images.mapped import as_root, check_mapped, remove_owned, root_environment
 from innkeeper.images.phases import Phases
-from innkeeper.images.roots import make_root
+from innkeeper.images.roots import fill_up, make_root
 from innkeeper.images.space import check_space
 from innkeeper.images.stored_kernels import find_kernels, store_kernels
 from innkeeper.model.bundle import Bundle
@@ -85,6 +85,7 @@ def build_debian(
             )
         with phases.phase("store", f"building {name}: digests"):
             remove_owned(tree)
+            fill_up(folder / root)
             bundle = finish_bundle(
                 folder,
                 Bundle(

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.errors import HostError, ImageError, InnError, NameInUse, UnknownName, UsageError
-from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile
+from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile, is_tools_place
 from innkeeper.system.files import (
     file_error,
     move_folder,
@@ -140,6 +140,8 @@ def parse_bundle(text: bytes, source: str, *, fix: str = "") -> Bundle:
     for kernel in bundle.kernels:
         wanted |= {name for name in (kernel.file, kernel.modules_file) if name}
     wrong = [name for name in known if _FILE_NAME.fullmatch(name) is None or name == BUNDLE_FILE]
+    if not is_tools_place(bundle.tools_at):
+        wrong.append(bundle.tools_at)
     if wrong or wanted - known or len(known) != len(bundle.files):
         names = ", ".join(repr(name) for name in sorted({*wrong, *(wanted - known)}))
         raise ImageError(

@@ -7,14 +7,14 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from innkeeper.errors import ImageError
+from innkeeper.errors import ImageError, UsageError
 from innkeeper.images.bundles import finish_bundle, place_bundle
 from innkeeper.images.inside import check_machine, init_of, no_tool, take_out
 from innkeeper.images.making import building
 from innkeeper.images.mapped import as_root, check_mapped, remove_owned
 from innkeeper.images.modules import folder_tree
 from innkeeper.images.phases import Phases
-from innkeeper.images.roots import make_root, read_head, root_type_of
+from innkeeper.images.roots import fill_up, make_root, read_head, root_type_of
 from innkeeper.images.source import modules_folder
 from innkeeper.images.sources import (
     KERNEL_FILE,
@@ -25,8 +25,14 @@ from innkeeper.images.sources import (
     kind_of,
     take_partition,
 )
-from innkeeper.images.stored_kernels import KernelFile, find_kernels, flavour_of, store_kernels
-from innkeeper.model.bundle import Bundle, RootType
+from innkeeper.images.stored_kernels import (
+    KernelFile,
+    find_kernels,
+    flavour_of,
+    modules_below,
+    store_kernels,
+)
+from innkeeper.model.bundle import TOOLS_AT, Bundle, RootType, is_tools_place
 from innkeeper.model.recipe import RootFormat
 from innkeeper.system.files import naming_errors, write_new
 from innkeeper.system.sparse import copy_sparse
@@ -46,6 +52,7 @@ class Import:
     :ivar kernel: a file, "debian", or "" for the root's own.
     :ivar modules: the folder of the kernel's modules; None seeks it beside the kernel.
     :ivar tools: a file with a read-only file system.
+    :ivar tools_at: where a guest finds it.
     :ivar init: "agent" or a program of the root; "" takes the root's own where it has one.
     :ivar root_format: what is made of a folder or an archive.
     :ivar packages: where Debian's kernel package is kept.
@@ -56,6 +63,7 @@ class Import:
     kernel: str = ""
     modules: Path | None = None
     tools: Path | None = None
+    tools_at: str = TOOLS_AT
     init: str = ""
     root_format: RootFormat = "erofs"
 
@@ -80,6 +88,12 @@ def import_image(
     :raise ImageError: the root or the kernel cannot be used, or is for another machine.
     :raise HostError: a program or space is missing.
     """
+    if not is_tools_place(wanted.tools_at):
+        raise UsageError(
+            f"{wanted.tools_at!r} is no place for the tools of a guest",
+            stage="import",
+            fix="give an absolute path of letters, digits and . _ + -",
+        )
     kind = kind_of(wanted.root)
     if kind == "three files":
         check_three(wanted.root)
@@ -95,6 +109,7 @@ def import_image(
             )
             init = wanted.init or (init_of(root.inside) if root.inside else "agent")
         with phases.phase("store", f"importing {name}: digests"):
+            fill_up(folder / root.name)
             tools = _take_tools(wanted, folder)
             for left in ("tree", "inside", "package"):
                 remove_owned(folder / left)
@@ -105,7 +120,9 @@ def import_image(
                 root=root.name,
                 root_type=root.kind,
                 init=init,
-                tools=tools,
+                tools="" if tools is None else f"tools.{tools}",
+                tools_type=tools or "erofs",
+                tools_at=wanted.tools_at,
                 files=(),
                 recipe={"imported_from": wanted.root.name, "kind": kind},
             )
@@ -121,6 +138,7 @@ def _three(wanted: Import) -> Import:
         kernel=wanted.kernel or str(wanted.root / KERNEL_FILE),
         modules=wanted.modules,
         tools=wanted.tools or wanted.root / TOOLS_FILE,
+        tools_at=wanted.tools_at,
         init=wanted.init,
         root_format=wanted.root_format,
     )
@@ -200,6 +218,8 @@ def _kernels(wanted: Import, root: _Root, folder: Path, phases: Phases) -> list[
         path = Path(wanted.kernel).resolve()
         release = check_kernel(path).release
         modules = wanted.modules or modules_folder(path, release)
+        if modules is None and root.inside is not None and release:
+            modules = modules_below(root.inside, release)
         tree = folder_tree(modules, release) if modules is not None else None
         return [KernelFile(flavour_of(release), path, tree)]
     if root.inside is None:
@@ -225,14 +245,14 @@ def _debian_kernel(wanted: Import, folder: Path, phases: Phases) -> KernelFile:
     return KernelFile(flavour_of(content.release), path, content.modules)
 
 
-def _take_tools(wanted: Import, folder: Path) -> str:
+def _take_tools(wanted: Import, folder: Path) -> RootType | None:
+    """The type of the tools, which are in the bundle then."""
     if wanted.tools is None:
-        return ""
+        return None
     kind = root_type_of(read_head(wanted.tools))
     if kind is None:
         raise ImageError(
             f"{wanted.tools} is not a file system that a guest can mount", stage="import"
         )
-    name = f"tools.{kind}"
-    copy_sparse(wanted.tools, folder / name)
-    return name
+    copy_sparse(wanted.tools, folder / f"tools.{kind}")
+    return kind

@@ -94,6 +94,13 @@ class ModuleTree:
     builtin: frozenset[str]
     read: Callable[[str], bytes]
 
+    def lacking(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of these drivers that the kernel has in neither form; () where it cannot be told."""
+        if not self.builtin:
+            return ()
+        have = self.builtin | self.paths.keys()
+        return tuple(name for name in names if name.replace("-", "_") not in have)
+
     def load(self, name: str) -> bytes:
         """The content of a module, expanded, without its signature.
 

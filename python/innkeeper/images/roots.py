@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
 from innkeeper.errors import ImageError, OutOfSpace
 from innkeeper.images.mapped import as_root, root_environment
 from innkeeper.model.bundle import RootType
+from innkeeper.model.image import ROOT_ALIGNMENT_BYTES
 from innkeeper.model.recipe import RootFormat
 from innkeeper.system.files import naming_errors
 from innkeeper.system.watched import Failed, run_watched
@@ -101,6 +103,12 @@ def make_root(kind: RootFormat, tree: Path, out: Path, *, fs_uuid: str, epoch: i
         ) from exc
     if kind == "ext4":
         _settle_ext4(out, epoch)
+
+
+def fill_up(path: Path) -> None:
+    """Lengthen a file system's file by zeros, so that it can be a guest's persistent memory."""
+    with naming_errors(path, doing="write", stage="root"):
+        os.truncate(path, -(-path.stat().st_size // ROOT_ALIGNMENT_BYTES) * ROOT_ALIGNMENT_BYTES)
 
 
 def _not_installed(program: str) -> ImageError:

@@ -33,6 +33,10 @@ WANTED_MODULES = (
 # For what only some machines have; a note of a user's kernel covers these too.
 ALL_MODULES = (*WANTED_MODULES, *("virtiofs", "overlay"))
 
+# What a guest gets only when it is asked for. A start that needs one which the kernel
+# lacks is refused.
+ASKED_DRIVERS = (*ALL_MODULES, "9p", "9pnet_virtio")
+
 # One of each group has to be there, as a module or built in.
 _REQUIRED: tuple[tuple[str, ...], ...] = (
     ("vmw_vsock_virtio_transport",),
@@ -54,6 +58,7 @@ class Placed:
     modules: Sequence[Module]
     kernel: str
     kernel_source: str
+    lacks: tuple[str, ...] = ()
 
 
 class KernelSource(Protocol):
@@ -92,6 +97,7 @@ class PackagedKernel:
             select_modules(content.modules, self._drivers),
             place_elf(vmlinuz, folder, report) or vmlinuz.name,
             vmlinuz.name,
+            content.modules.lacking(ASKED_DRIVERS),
         )
 
 
@@ -144,18 +150,21 @@ class UserKernel:
 
         info = check_kernel(self._path)
         modules: list[Module] = []
+        lacks: tuple[str, ...] = ()
         if self._note.folder:
             tree = folder_tree(Path(self._note.folder), info.release)
             if tree.builtin:
                 check_drivers(tree)
             modules = select_modules(tree, self._drivers)
+            lacks = tree.lacking(ASKED_DRIVERS)
         if not modules:
             report(
                 f"no modules found for kernel {info.release or self._path.name}; "
                 "its virtio drivers have to be built in"
             )
         elf = None if info.kind == "elf" else place_elf(self._path, folder, report)
-        return Placed(info.release or "unknown", modules, elf or str(self._path), str(self._path))
+        kernel = elf or str(self._path)
+        return Placed(info.release or "unknown", modules, kernel, str(self._path), lacks)
 
 
 def place_elf(vmlinuz: Path, folder: Path, report: Report) -> str | None:

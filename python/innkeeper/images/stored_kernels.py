@@ -96,10 +96,13 @@ def _store(
     info = check_kernel(kernel.path)
     modules: list[Module] = []
     modules_file = ""
+    lacks: tuple[str, ...] = ()
     if kernel.modules is not None:
         release = info.release or kernel.modules.release
         check_root_drivers(kernel.modules, root_type)
-        modules = select_modules(kernel.modules, (*_WANTED, *((root_type,) if root_type else ())))
+        wanted = (*_WANTED, *((root_type,) if root_type else ()))
+        modules = select_modules(kernel.modules, wanted)
+        lacks = kernel.modules.lacking(wanted)
         modules_file = f"modules{suffix}.cpio"
         write_new(folder / modules_file, modules_archive(release, modules), 0o644)
     name = f"vmlinuz{suffix}"
@@ -111,6 +114,7 @@ def _store(
         file=name,
         modules_file=modules_file,
         modules=tuple(module.name for module in modules),
+        lacks=lacks,
     )
 
 

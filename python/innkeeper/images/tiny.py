@@ -27,7 +27,7 @@ BUSYBOX = Path("/bin/busybox")
 _DATA = Path(__file__).with_name("data") / "tiny"
 
 # Counts up with every change of what a build makes of the same inputs.
-BUILDER_VERSION = 3
+BUILDER_VERSION = 4
 
 _MIB = 1 << 20
 AGENT_FIX = "run `make setup`, or set INN_AGENT to an agent"
@@ -138,6 +138,7 @@ def _build(
         kernel_release=placed.release,
         agent=True,
         modules=tuple(module.name for module in placed.modules),
+        lacks=placed.lacks,
         initrd_bytes=len(initrd),
         kernel_bytes=(folder / placed.kernel).stat().st_size,
     )

@@ -17,6 +17,7 @@ stays good when innkeeper is updated.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -25,6 +26,19 @@ RootType = Literal["erofs", "squashfs", "ext4", "btrfs", "xfs"]
 ROOT_TYPES: tuple[RootType, ...] = ("erofs", "squashfs", "ext4", "btrfs", "xfs")
 
 BUNDLE_FILE = "bundle.json"
+
+# Where the tools of a bundle of three files are looked for, by themselves too: their
+# programs name their loader and libraries by this path.
+TOOLS_AT = "/opt/google/cros-containers"
+
+
+# It becomes a word of the kernel's command line.
+_PLACE = re.compile(r"(?:/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+")
+
+
+def is_tools_place(path: str) -> bool:
+    """Whether a guest can be told to mount the tools there."""
+    return _PLACE.fullmatch(path) is not None
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +60,7 @@ class StoredKernel(msgspec.Struct, frozen=True, kw_only=True):
     :ivar modules_file: a cpio archive of `lib/modules/RELEASE/`; "" where all that
         is needed is built in.
     :ivar modules: names of the modules in it.
+    :ivar lacks: drivers that the kernel does not have at all, of those that a guest may need.
     """
 
     flavour: str
@@ -53,6 +68,7 @@ class StoredKernel(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     modules_file: str = ""
     modules: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +79,9 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     :ivar root: the root file system; "" for a bundle of kernels alone.
     :ivar init: what becomes PID 1 on the root: our agent, or a program of the root
         beside which the agent runs as a service.
-    :ivar tools: a read-only file system for /opt/google/cros-containers, or "".
+    :ivar tools: a second read-only file system, or "".
+    :ivar tools_type: its type.
+    :ivar tools_at: where a guest finds it.
     :ivar recipe: what it was made from.
     """
 
@@ -76,5 +94,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     root_type: RootType = "erofs"
     init: str = "agent"
     tools: str = ""
+    tools_type: RootType = "erofs"
+    tools_at: str = TOOLS_AT
     files: tuple[StoredFile, ...]
     recipe: dict[str, Any] = {}

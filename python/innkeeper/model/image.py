@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import msgspec
 
+from innkeeper.model.sizes import MIB
+
+# A kernel maps persistent memory by sections of this size (memremap_compat_align), and
+# refuses what does not fill the last one. Roots are made as long.
+ROOT_ALIGNMENT_BYTES = 2 * MIB
+
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
     """A root file system beside the initramfs.
@@ -15,7 +21,20 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     fstype: str
+    size_bytes: int = 0
     init: str = "agent"
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """A second file system, read-only.
+
+    :ivar path: absolute, of the file system's image.
+    :ivar mount_point: where the guest finds it.
+    """
+
+    path: str
+    fstype: str
+    mount_point: str
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +49,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     :ivar root: what the guest's `/` is; None leaves it in the initramfs.
     :ivar modules: names of the modules in the initramfs. A driver that is built into the
         kernel is not among them.
+    :ivar lacks: drivers that the kernel has neither as a module nor built in, of those
+        that are asked for; () also where nobody can tell.
+    :ivar tools: what else the image brings.
     """
 
     name: str
@@ -43,3 +65,5 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     initrd_bytes: int
     kernel_bytes: int
     root: Root | None = None
+    lacks: tuple[str, ...] = ()
+    tools: Tools | None = None

@@ -27,6 +27,7 @@ Network = Annotated[
 Forward = Literal["none", "auto"]
 Wait = Literal["agent", "network", "none"]
 RootOverlay = Literal["temp", "keep", "none"]
+RootDevice = Literal["blk", "pmem"]
 RestartPolicy = Literal["never", "on-failure", "always"]
 
 MEMORY_DEFAULT_BYTES = 512 * MIB
@@ -42,6 +43,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar flavour: which of the image's kernels; "" is its first.
     :ivar root_overlay: what the guest writes over its image's root: into memory, onto a
         disk of its own, or nowhere (the root is read-only).
+    :ivar root_device: how the root reaches the guest: as a disk, or as persistent memory.
     :ivar kernel: a kernel file in place of the image's.
     :ivar initrd: an initramfs in place of the image's.
     :ivar append: words added to the kernel command line.
@@ -65,6 +67,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     image: str = "tiny"
     flavour: str = ""
     root_overlay: RootOverlay = "temp"
+    root_device: RootDevice = "blk"
     kernel: str | None = None
     initrd: str | None = None
     append: tuple[str, ...] = ()

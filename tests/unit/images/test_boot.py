@@ -12,7 +12,7 @@ import pytest
 from innkeeper.errors import ImageError, UnknownName
 from innkeeper.images.boot import choose_kernel, prepare_bundle
 from innkeeper.images.cpio import Archive
-from innkeeper.model.bundle import Bundle, StoredKernel
+from innkeeper.model.bundle import Bundle, StoredFile, StoredKernel
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def bundle() -> Bundle:
         kernels=(cloud, plain),
         root="root.erofs",
         init="/sbin/init",
-        files=(),
+        files=(StoredFile(name="root.erofs", size_bytes=4096, sha256="e" * 64),),
     )
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from innkeeper.errors import HostError, ImageError
+from innkeeper.errors import HostError, ImageError, UsageError
 from innkeeper.images.bundles import bundle_names, verify_bundle
 from innkeeper.images.importing import Import, import_image
 from innkeeper.images.phases import Phases
 from innkeeper.images.roots import make_root
 from innkeeper.images.sources import kind_of
 from innkeeper.model.bundle import Bundle
+from innkeeper.model.image import ROOT_ALIGNMENT_BYTES
 from innkeeper.model.recipe import RootFormat
 
 Make = Callable[..., bytes]
@@ -151,7 +152,15 @@ def test_three_files(tmp_path: Path, tree: Path, make_bzimage: Make) -> None:
     raw(tree, "squashfs").rename(bundle_folder / "vm_tools.img")
     bundle = bring(tmp_path / "images", bundle_folder)
     assert (bundle.root, bundle.tools) == ("root.ext4", "tools.squashfs")
-    assert [file.name for file in bundle.files] == ["root.ext4", "tools.squashfs", "vmlinuz"]
+    assert (bundle.tools_type, bundle.tools_at) == ("squashfs", "/opt/google/cros-containers")
+    # Its modules are those in the root; its root fills whole pieces of persistent memory.
+    names = ["modules.cpio", "root.ext4", "tools.squashfs", "vmlinuz"]
+    assert [file.name for file in bundle.files] == names
+    assert bundle.files[1].size_bytes % ROOT_ALIGNMENT_BYTES == 0
+    assert "virtio_pmem" in bundle.kernels[0].lacks
+    for place in ("opt", "/opt/../etc", '/a" init=/x', "/a b", "/", ""):
+        with pytest.raises(UsageError, match="no place for the tools"):
+            bring(tmp_path / "images", bundle_folder, tools_at=place)
     (bundle_folder / "vm_kernel").unlink()
     (bundle_folder / "vm_rootfs.img").unlink()
     with pytest.raises(ImageError, match=r"no vm_kernel and no vm_rootfs\.img"):

@@ -32,6 +32,10 @@ pub struct Root {
     pub overlay: Overlay,
     /// `rw`: without a layer, the root itself is written to.
     pub writable: bool,
+    /// `inn.rootflags=`: options of the file system, where it takes them.
+    pub flags: Option<String>,
+    /// `inn.tools=`
+    pub tools: Option<Tools>,
     /// `inn.init=`: PID 1 on the root; without it, the agent.
     pub init: Option<String>,
 }
@@ -47,6 +51,17 @@ pub enum Source {
     Virtiofs(String),
     /// `9p:TAG`
     Ninep(String),
+}
+
+/// A second file system, read-only: `inn.tools="SERIAL:/guest/path:FSTYPE"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    /// Of the disk.
+    pub serial: String,
+    /// Where it is mounted; absolute.
+    pub place: String,
+    /// The file system's type.
+    pub fstype: String,
 }
 
 /// What lies over a read-only root.
@@ -119,6 +134,8 @@ struct RootWords {
     fstype: String,
     overlay: Option<Overlay>,
     writable: bool,
+    flags: Option<String>,
+    tools: Option<Tools>,
     init: Option<String>,
 }
 
@@ -134,6 +151,10 @@ impl RootWords {
                 _ if value == "temp" => Some(Overlay::Temp),
                 _ => Some(Overlay::None),
             };
+        } else if let Some(value) = word.strip_prefix("inn.rootflags=") {
+            self.flags = Some(value.to_owned()).filter(|flags| !flags.is_empty());
+        } else if let Some(value) = word.strip_prefix("inn.tools=") {
+            self.tools = parse_tools(value);
         } else if let Some(value) = word.strip_prefix("inn.init=") {
             self.init = Some(value.to_owned()).filter(|path| path.starts_with('/'));
         } else if word == "rw" || word == "ro" {
@@ -147,6 +168,8 @@ impl RootWords {
             fstype: self.fstype,
             overlay: self.overlay.unwrap_or(Overlay::None),
             writable: self.writable,
+            flags: self.flags,
+            tools: self.tools,
             init: self.init,
         })
     }
@@ -177,6 +200,16 @@ fn parse_place(value: &str) -> Option<(String, String)> {
     let (key, path) = value.split_once(':')?;
     let is_name = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_hexdigit());
     (is_name && path.starts_with('/')).then(|| (key.to_owned(), path.to_owned()))
+}
+
+fn parse_tools(value: &str) -> Option<Tools> {
+    let (serial, rest) = value.split_once(':')?;
+    let (place, fstype) = rest.rsplit_once(':')?;
+    (!serial.is_empty() && place.starts_with('/') && !fstype.is_empty()).then(|| Tools {
+        serial: serial.to_owned(),
+        place: place.to_owned(),
+        fstype: fstype.to_owned(),
+    })
 }
 
 /// Words separated by spaces; double quotes keep spaces, as in the kernel.
@@ -236,6 +269,8 @@ mod tests {
             fstype: "erofs".to_owned(),
             overlay: Overlay::Temp,
             writable: false,
+            flags: None,
+            tools: None,
             init: None,
         };
         assert_eq!(root, Some(expected));
@@ -246,6 +281,24 @@ mod tests {
         assert_eq!(root.overlay, Overlay::Keep("layer".to_owned()));
         assert_eq!(root.init.as_deref(), Some("/sbin/init"));
         assert!(root.writable);
+        let root = parse(
+            "inn.root=device:/dev/pmem0 inn.rootflags=dax inn.tools=\"inn-tools:/opt/a b:ext4\"",
+        )
+        .root
+        .unwrap();
+        assert_eq!(root.flags.as_deref(), Some("dax"));
+        let tools = root.tools.unwrap();
+        assert_eq!(
+            (
+                tools.serial.as_str(),
+                tools.place.as_str(),
+                tools.fstype.as_str()
+            ),
+            ("inn-tools", "/opt/a b", "ext4")
+        );
+        for damaged in ["inn-tools:opt:ext4", ":/opt:ext4", "a:/opt:", "a:/opt", ""] {
+            assert_eq!(parse_tools(damaged), None, "{damaged}");
+        }
         for nothing in [
             "inn.root=",
             "inn.root=disk:",

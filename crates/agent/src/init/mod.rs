@@ -60,7 +60,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
 
 /// Goes on with a root of its own, still with the agent as PID 1.
 fn enter_root(root: &cmdline::Root, problems: &mut Problems) {
-    if let Err(error) = root::enter(root) {
+    if let Err(error) = root::enter(root, problems) {
         problems.add("root", error);
         give_up(problems);
     }

@@ -17,7 +17,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
 use nix::unistd::{chroot, execv};
 
-use super::cmdline::{Overlay, Root, Source};
+use super::Problems;
+use super::cmdline::{Overlay, Root, Source, Tools};
 
 /// A disk is there when its driver is loaded; a slow host gets some time.
 const DEVICE_LIMIT: Duration = Duration::from_secs(10);
@@ -37,12 +38,15 @@ const AGENT: &str = "/run/innkeeper/inn-agent";
 const MEMORY_FILE_SYSTEMS: &[i64] = &[0x8584_58f6, 0x0102_1994];
 
 /// Makes the root that the command line names the root of this process.
-pub fn enter(root: &Root) -> io::Result<()> {
+pub fn enter(root: &Root, problems: &mut Problems) -> io::Result<()> {
     for folder in [LOWER, LAYER, MERGED] {
         make_folder(folder)?;
     }
     mount_source(root, LOWER)?;
     let top = put_under_layer(root)?;
+    if let Some(tools) = &root.tools {
+        problems.check("tools", mount_tools(tools, top));
+    }
     for kept in KEPT_MOUNTS {
         let target = format!("{top}{kept}");
         let _ = make_folder(&target);
@@ -91,8 +95,29 @@ fn mount_source(root: &Root, target: &str) -> io::Result<()> {
         Overlay::None if root.writable => MsFlags::empty(),
         _ => MsFlags::MS_RDONLY,
     };
-    mount(Some(&source), target, Some(fstype), flags, options)
-        .map_err(|errno| failed(&format!("mount {} ({fstype})", source.display()), errno))
+    let wanted = root.flags.as_deref().or(options);
+    let mut result = mount(Some(&source), target, Some(fstype), flags, wanted);
+    if root.flags.is_some() && result.is_err() {
+        // A kernel or a file system that does not take them is no worse without.
+        result = mount(Some(&source), target, Some(fstype), flags, options);
+    }
+    result.map_err(|errno| failed(&format!("mount {} ({fstype})", source.display()), errno))
+}
+
+/// Mounts the second file system on the root that is to be.
+fn mount_tools(tools: &Tools, top: &str) -> io::Result<()> {
+    let target = format!("{top}{}", tools.place);
+    // On a read-only root without this folder, the mount says so.
+    let _ = make_folder(&target);
+    let disk = find_disk(&tools.serial)?;
+    let fstype = Some(tools.fstype.as_str());
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
+    mount(Some(&disk), target.as_str(), fstype, flags, NONE).map_err(|errno| {
+        failed(
+            &format!("mount {} at {}", disk.display(), tools.place),
+            errno,
+        )
+    })
 }
 
 /// Where the root is in the end: with or without a writable layer.

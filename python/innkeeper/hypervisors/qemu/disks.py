@@ -12,11 +12,13 @@ from typing import Literal
 import msgspec
 
 from innkeeper.errors import UsageError
+from innkeeper.hypervisors.qemu.pmem import PMEM_MODULES, pmem_root_words
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine
 
 ROOT_SERIAL = "inn-root"
 LAYER_SERIAL = "inn-layer"
+TOOLS_SERIAL = "inn-tools"
 
 # virtio 1.2, 5.2.6.1: VIRTIO_BLK_ID_BYTES; the guest's kernel cuts off what is longer.
 SERIAL_MAXIMUM = 20
@@ -48,8 +50,11 @@ def plan_disks(machine: Machine, image: Image, *, layer: str | None = None) -> t
     """
     if image.root is None:
         return ()
-    writable = machine.root_overlay == "none" and image.root.fstype == "virtiofs"
-    disks = [Disk(serial=ROOT_SERIAL, path=image.root.path, read_only=not writable)]
+    disks = []
+    if machine.root_device == "blk":
+        disks.append(Disk(serial=ROOT_SERIAL, path=image.root.path, read_only=True))
+    if image.tools is not None:
+        disks.append(Disk(serial=TOOLS_SERIAL, path=image.tools.path, read_only=True))
     if machine.root_overlay == "keep":
         if layer is None:
             raise UsageError(
@@ -85,8 +90,12 @@ def root_words(machine: Machine, image: Image) -> tuple[str, ...]:
     if root is None:
         return ()
     overlay = {"keep": f"keep:{LAYER_SERIAL}"}.get(machine.root_overlay, machine.root_overlay)
-    words = [f"inn.root=disk:{ROOT_SERIAL}", f"inn.rootfstype={root.fstype}", "ro"]
-    words.append(f"inn.overlay={overlay}")
+    pmem = machine.root_device == "pmem"
+    words = list(pmem_root_words(root.fstype) if pmem else (f"inn.root=disk:{ROOT_SERIAL}",))
+    words += [f"inn.rootfstype={root.fstype}", "ro", f"inn.overlay={overlay}"]
+    if image.tools is not None:
+        tools = image.tools
+        words.append(f'inn.tools="{TOOLS_SERIAL}:{tools.mount_point}:{tools.fstype}"')
     if root.init != "agent":
         words += [f"inn.init={root.init}", f"systemd.hostname={machine.name}"]
     return tuple(words)
@@ -97,4 +106,6 @@ def root_modules(machine: Machine, image: Image) -> tuple[str, ...]:
     if image.root is None:
         return ()
     layered = ("overlay",) if machine.root_overlay != "none" else ()
-    return ("virtio_blk", image.root.fstype, *layered)
+    memory = PMEM_MODULES if machine.root_device == "pmem" else ()
+    tools = (image.tools.fstype,) if image.tools is not None else ()
+    return (*memory, "virtio_blk", image.root.fstype, *tools, *layered)

@@ -27,6 +27,7 @@ from innkeeper.hypervisors.qemu.network import (
     network_descriptors,
     network_device,
 )
+from innkeeper.hypervisors.qemu.pmem import Pmem, memory_size, plan_pmem, pmem_options
 from innkeeper.hypervisors.qemu.shares import (
     has_share_device,
     share_descriptors,
@@ -104,14 +105,16 @@ def plan_qemu(
     accel = facts.accelerator.accel
     machine_type, machine_reason = choose_machine_type(machine, facts)
     transport = "virtio-mmio" if machine_type == "microvm" else "virtio-pci"
+    pmem = plan_pmem(machine, image)
     disks = plan_disks(machine, image, layer=layer)
-    devices = _plan_devices(machine, disks, transport, link, shares)
+    devices = _plan_devices(machine, disks, transport, link, pmem=pmem, shares=shares)
     words = share_words(shares, image)
     cmdline = _plan_cmdline(machine, image, facts, transport, devices, shares=words)
     argv = (
         facts.qemu.path,
         *_name_options(machine),
-        *_machine_options(machine, machine_type, accel),
+        *_machine_options(machine, machine_type, accel, memory_size(machine.memory_bytes, pmem)),
+        *pmem_options(pmem),
         *_channel_options(),
         *netdev_options(machine, link),
         *share_options(shares),
@@ -152,6 +155,8 @@ def choose_machine_type(machine: Machine, facts: HostFacts) -> tuple[str, str]:
         needs.append("UEFI firmware")
     if machine.oem_strings:
         needs.append("OEM strings")
+    if machine.root_device == "pmem":
+        needs.append("persistent memory")
     if needs:
         return "q35", f"microvm has no {' and no '.join(needs)}"
     if "microvm" not in facts.qemu.machines:
@@ -185,7 +190,9 @@ def _name_options(machine: Machine) -> tuple[str, ...]:
     )
 
 
-def _machine_options(machine: Machine, machine_type: str, accel: Accelerator) -> tuple[str, ...]:
+def _machine_options(
+    machine: Machine, machine_type: str, accel: Accelerator, memory: str
+) -> tuple[str, ...]:
     options = {
         # pit and pic off: the local APIC timer serves, and each device less is
         # a probe less for the kernel. rtc on: the wall clock at boot.
@@ -203,7 +210,7 @@ def _machine_options(machine: Machine, machine_type: str, accel: Accelerator) ->
         "-smp",
         str(machine.cpus),
         "-m",
-        f"{size_mib}M",
+        memory,
         # The modern interface (virtio 1.x); QEMU's default on this bus is the legacy one.
         *(("-global", "virtio-mmio.force-legacy=false") if machine_type == "microvm" else ()),
         # vhost-user maps guest memory through the memfd; share=on makes it one memory.
@@ -232,6 +239,8 @@ def _plan_devices(
     disks: tuple[Disk, ...],
     transport: str,
     link: Link | None,
+    *,
+    pmem: Pmem | None,
     shares: SharePlan | None,
 ) -> tuple[Device, ...]:
     suffix = "device" if transport == "virtio-mmio" else "pci"
@@ -251,6 +260,11 @@ def _plan_devices(
                 option=network_device(link, suffix),
                 module="virtio_net",
             )
+        )
+    if pmem is not None:
+        # On PCI alone: `choose_machine_type` sees to it.
+        devices.append(
+            Device(purpose="root", option="virtio-pmem-pci,memdev=pmem", module="virtio_pmem")
         )
     devices += [
         Device(purpose=f"disk {disk.serial}", option=disk_device(disk, suffix), module="virtio_blk")

@@ -22,6 +22,12 @@ VERBS = {
     "ls": ("innkeeper.cli.disk:ls", "List disks."),
     "inspect": ("innkeeper.cli.disk:inspect", "Show what is known of a disk, and who uses it."),
     "rm": ("innkeeper.cli.disk:rm", "Remove disks."),
+    "export": ("innkeeper.cli.disk_move:export", "Write a disk to an archive."),
+    "import": ("innkeeper.cli.disk_move:import_verb", "Make a disk of an archive or a file."),
+    "inspect-archive": (
+        "innkeeper.cli.disk_move:inspect_archive_verb",
+        "Show what an archive says of its disk.",
+    ),
 }
 
 

@@ -40,6 +40,7 @@ from innkeeper.system.files import (
     naming_errors,
     read_whole,
     remove_folder,
+    replace_folder,
     write_atomic,
     write_new,
 )
@@ -141,18 +142,17 @@ def make_disk(
     :raise OutOfSpace: there is not enough space; nothing is left.
     :raise HostError: it cannot be written; likewise.
     """
-    disk = _new(name, "raw", fstype, chosen=size_bytes is not None)
-    _prepare(disks)
+    disk = begin_disk(name, "raw", fstype, chosen=size_bytes is not None)
+    check_place(disks, name)
     if size_bytes is None:
         with naming_errors(disks, doing="look at", stage="disk"):
             size = automatic_size(disk_free_bytes(disks))
     else:
         size = check_size(size_bytes, fstype)
-    _check_new(disks, name)
     with building(disks, stage="disk") as folder:
         given = size_bytes is not None
         make_file(folder / IMAGE_FILE, size, allocate=given if allocate is None else allocate)
-        _finish(disks, folder, disk)
+        place_disk(disks, folder, disk)
     return disk
 
 
@@ -164,24 +164,80 @@ def adopt_disk(disks: Path, name: str, source: Path, *, fstype: FsType) -> Store
     :raise DiskError: it is no disk, or rests on another file, which is not read.
     :raise OutOfSpace: there is not enough space; nothing is left.
     """
+    disk = begin_disk(name, "raw", fstype, chosen=True)
+    check_place(disks, name)
+    with building(disks, stage="disk") as folder:
+        if copy_disk_file(source, folder / IMAGE_FILE) is not None:
+            disk = msgspec.structs.replace(disk, file_format="qcow2")
+        place_disk(disks, folder, disk)
+    return disk
+
+
+def copy_disk_file(source: Path, out: Path) -> int | None:
+    """Copy a raw or qcow2 file, which stays as it is; the size of a qcow2's disk, None for raw.
+
+    :raise DiskError: it is no disk, or rests on another file, which is not read.
+    :raise OutOfSpace: there is not enough space; nothing is left.
+    """
     with naming_errors(source, doing="read", stage="disk"):
         if not stat.S_ISREG(source.stat().st_mode):
             raise DiskError(f"{source} is not a file", stage="disk")
         head = _head(source)
-    file_format: DiskFormat = "qcow2" if is_qcow2(head) else "raw"
+    is_qcow = is_qcow2(head)
     _check_content(source, head)
-    disk = _new(name, file_format, fstype, chosen=True)
-    _prepare(disks)
-    _check_new(disks, name)
-    with building(disks, stage="disk") as folder:
-        copy_sparse(source, folder / IMAGE_FILE, mode=0o600, stage="disk")
-        # Once more: what was looked at is a file of others, and may have been changed.
-        head = _head(folder / IMAGE_FILE)
-        if is_qcow2(head) != (file_format == "qcow2"):
-            raise DiskError(f"{source} changed while it was copied", stage="disk")
-        _check_content(folder / IMAGE_FILE, head)
-        _finish(disks, folder, disk)
-    return disk
+    copy_sparse(source, out, mode=0o600, stage="disk")
+    # Once more: what was looked at is a file of others, and may have been changed.
+    head = _head(out)
+    if is_qcow2(head) != is_qcow:
+        raise DiskError(f"{source} changed while it was copied", stage="disk")
+    _check_content(out, head)
+    return qcow2_size(head, source=str(source)) if is_qcow else None
+
+
+def begin_disk(name: str, file_format: DiskFormat, fstype: FsType, *, chosen: bool) -> StoredDisk:
+    """The description of a new disk.
+
+    :param chosen: somebody gave its size.
+    """
+    return StoredDisk(
+        name=check_disk_name(name),
+        serial=secrets.token_hex(_SERIAL_BYTES),
+        file_format=file_format,
+        fstype=fstype,
+        user_chosen_size=chosen,
+        created_at=time.time(),
+    )
+
+
+def check_place(disks: Path, name: str, *, replace: bool = False) -> None:
+    """Make the folder of disks where it is missing, and see at once that a name is free.
+
+    The rename at the end decides.
+
+    :param replace: it need not be free.
+    :raise UsageError: there is a disk with this name.
+    """
+    check_disk_name(name)
+    make_folder(disks)
+    _check_own_folder(disks)
+    if not replace and ((disks / name).exists() or (disks / name).is_symlink()):
+        raise _taken(name)
+
+
+def place_disk(disks: Path, folder: Path, disk: StoredDisk, *, replace: bool = False) -> None:
+    """Give a folder in the making its description and its name.
+
+    :param replace: take the place of the disk of this name, which is removed.
+    :raise UsageError: there is a disk of this name.
+    :raise HostError: it cannot be written.
+    """
+    if disk.user_chosen_size:
+        set_attribute(folder / IMAGE_FILE, USER_CHOSEN_ATTRIBUTE, b"1")
+    write_new(folder / DISK_FILE, _encode(disk))
+    if replace:
+        replace_folder(folder, disks / disk.name)
+    elif not move_folder(folder, disks / disk.name):
+        raise _taken(disk.name)
 
 
 def replace_description(disks: Path, disk: StoredDisk) -> None:
@@ -248,43 +304,12 @@ def sweep_disks(disks: Path) -> list[tuple[str, int]]:
     return sweep_builds(disks)
 
 
-def _new(name: str, file_format: DiskFormat, fstype: FsType, *, chosen: bool) -> StoredDisk:
-    return StoredDisk(
-        name=check_disk_name(name),
-        serial=secrets.token_hex(_SERIAL_BYTES),
-        file_format=file_format,
-        fstype=fstype,
-        user_chosen_size=chosen,
-        created_at=time.time(),
-    )
-
-
-def _prepare(disks: Path) -> None:
-    make_folder(disks)
-    _check_own_folder(disks)
-
-
-def _check_new(disks: Path, name: str) -> None:
-    """See at once that a name is free; the rename at the end decides."""
-    if (disks / name).exists() or (disks / name).is_symlink():
-        raise _taken(name)
-
-
 def _taken(name: str) -> UsageError:
     return UsageError(
         f"there is a disk named {name!r}",
         stage="disk",
         fix=f"choose another name, or `inn disk rm {name}`",
     )
-
-
-def _finish(disks: Path, folder: Path, disk: StoredDisk) -> None:
-    """Give a folder in the making its description and its name."""
-    if disk.user_chosen_size:
-        set_attribute(folder / IMAGE_FILE, USER_CHOSEN_ATTRIBUTE, b"1")
-    write_new(folder / DISK_FILE, _encode(disk))
-    if not move_folder(folder, disks / disk.name):
-        raise _taken(disk.name)
 
 
 def _encode(disk: StoredDisk) -> bytes:

@@ -19,6 +19,7 @@ from innkeeper.keeper.messages import (
     Answer,
     Attach,
     Done,
+    HoldStill,
     Operation,
     Refused,
     StateChanged,
@@ -37,6 +38,7 @@ class Door:
 
     :param carry_out: does an operation and returns when it is done, perhaps with an
         answer of its own; raises `InnError` where it cannot be.
+    :param let_go: called when the connection ends that asked to hold the guest still.
     :param present: the state to tell a new watcher.
     :param audience: where those who attach to the console go; ended by :meth:`close`.
     """
@@ -46,11 +48,13 @@ class Door:
         sock: StreamSocket,
         *,
         carry_out: Callable[[Operation], Awaitable[Answer | None]],
+        let_go: Callable[[], Awaitable[None]],
         present: Callable[[], StateChanged],
         audience: Audience,
     ) -> None:
         self._sock = sock
         self._carry_out = carry_out
+        self._let_go = let_go
         self._present = present
         self._audience = audience
         self._server: asyncio.AbstractServer | None = None
@@ -116,6 +120,11 @@ class Door:
             await _answer(writer, Refused(ProtocolError(f"no operation: {exc}").as_dict()))
         else:
             await _answer(writer, answer or Done())
+            if isinstance(operation, HoldStill):
+                try:
+                    await reader.read(1)
+                finally:
+                    await self._let_go()
 
     async def _watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         queue: asyncio.Queue[StateChanged] = asyncio.Queue(_WATCH_QUEUE)

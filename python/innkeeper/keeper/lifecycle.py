@@ -38,6 +38,7 @@ from innkeeper.keeper.messages import (
     Answer,
     Ended,
     Failed,
+    HoldStill,
     MemoryChanged,
     Operation,
     Pause,
@@ -52,6 +53,7 @@ from innkeeper.keeper.messages import (
 from innkeeper.keeper.plan import RunPlan
 from innkeeper.keeper.policy import STABLE_S, restart_delay_s
 from innkeeper.keeper.remains import sweep_networks
+from innkeeper.keeper.still import Stillness
 from innkeeper.keeper.stop import climb
 from innkeeper.model.record import LIVE_STATES, Record, State
 from innkeeper.registry.names import Claim, claim
@@ -111,6 +113,7 @@ class Lifecycle:
         self._was_ready = False
         self._ends_in_a_row = 0
         self._ended = asyncio.Event()
+        self._still = Stillness(plan.machine, self._on_still)
         record = msgspec.structs.replace(
             plan.record or Record(name=plan.machine.name, state="created", changed_at=time.time()),
             keeper_pid=os.getpid(),
@@ -128,6 +131,7 @@ class Lifecycle:
         self._door = Door(
             listen_unix(self._held.folder.keeper),
             carry_out=self._carry_out,
+            let_go=lambda: self._still.let_go(self._guest),
             present=self._present,
             audience=self._audience,
         )
@@ -280,10 +284,13 @@ class Lifecycle:
             )
         if isinstance(operation, SetMemory):
             return MemoryChanged(await self._set_memory(guest, operation))
-        if isinstance(operation, Pause) and not guest.paused:
+        if isinstance(operation, HoldStill):
+            await self._still.hold(guest, operation)
+        elif isinstance(operation, Pause) and not guest.paused:
             await guest.pause()
             self._enter("paused")
         elif isinstance(operation, Resume) and guest.paused:
+            self._still.check_free()
             await guest.resume()
             self._enter("running", reason="resumed")
         return None
@@ -308,6 +315,9 @@ class Lifecycle:
         size = bounded_size(actual, self._plan.machine.memory_bytes)
         if size != self._record.memory_bytes:
             self._ledger.write(memory_bytes=size)
+
+    def _on_still(self, state: State) -> None:
+        self._enter(state, reason="one of its disks is read" if state == "paused" else "resumed")
 
     def _present(self) -> StateChanged:
         record = self._record

@@ -8,7 +8,7 @@
     starter ──Detach (the guest stays) │ Stop │ closes──>
     starter <─Ended────────────────────────────
 
-    anybody ──Stop │ Pause │ Resume │ SetMemory │ Watch │ Attach──> keeper.sock
+    anybody ──Stop │ Pause │ Resume │ SetMemory │ HoldStill │ Watch │ Attach──> keeper.sock
     anybody <─Done │ Refused │ MemoryChanged │ StateChanged*──
     anybody <─Done, then the console's bytes as they are, both ways── (after Attach)
 """
@@ -120,6 +120,12 @@ class SetMemory(msgspec.Struct, frozen=True, tag_field="op", tag="set-memory"):
     timeout_s: float
 
 
+class HoldStill(msgspec.Struct, frozen=True, tag_field="op", tag="hold-still"):
+    """Stop the CPUs of a guest that writes to a disk; they go on when the asker closes."""
+
+    disk: str
+
+
 class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
     """Answered with the present state and every later one, until the guest ends."""
 
@@ -142,7 +148,7 @@ Event = StageDone | StateChanged | Ready | Failed | Ended
 Answer = Done | Refused | StateChanged | MemoryChanged
 """What a keeper says on its own socket."""
 
-Operation = Stop | Pause | Resume | SetMemory | Watch | Attach
+Operation = Stop | Pause | Resume | SetMemory | HoldStill | Watch | Attach
 """What may be asked of a keeper on its own socket."""
 
 # The longest line either side accepts; a plan or an error with evidence is far smaller.

@@ -13,9 +13,11 @@ from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.door import Door
 from innkeeper.keeper.messages import (
     Answer,
+    HoldStill,
     MemoryChanged,
     Operation,
     Pause,
+    Resume,
     SetMemory,
     StateChanged,
     Stop,
@@ -43,9 +45,14 @@ def with_door(
                 return MemoryChanged(operation.memory_bytes)
             return None
 
+        async def let_go() -> None:
+            await asyncio.sleep(0)
+            done.append(Resume())
+
         door = Door(
             listen_unix(path),
             carry_out=carry_out,
+            let_go=let_go,
             present=lambda: RUNNING,
             audience=Audience(),
         )
@@ -86,6 +93,21 @@ def test_an_operation_is_answered_when_it_is_done(tmp_path: Path) -> None:
         refused = await ask(connect, b'{"op": "pause"}\n')
         assert refused["event"] == "refused"
         assert "it does not run" in str(refused["error"])
+
+    with_door(tmp_path / "s", work)
+
+
+def test_a_guest_is_held_still_for_as_long_as_the_connection_lasts(tmp_path: Path) -> None:
+    async def work(
+        _door: Door, connect: Callable[[], Awaitable[Streams]], done: list[Operation]
+    ) -> None:
+        reader, writer = await connect()
+        writer.write(b'{"op": "hold-still", "disk": "data"}\n')
+        assert json.loads(await reader.readline()) == {"event": "done"}
+        assert done == [HoldStill("data")]
+        writer.close()
+        while done[-1] != Resume():  # noqa: ASYNC110 - what calls it knows no event
+            await asyncio.sleep(0.001)
 
     with_door(tmp_path / "s", work)
 

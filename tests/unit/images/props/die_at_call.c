@@ -55,6 +55,9 @@ WHOLE(int, fchmod, (int fd, mode_t m), (fd, m))
 WHOLE(int, fchmodat, (int x, const char *a, mode_t m, int f), (x, a, m, f))
 WHOLE(int, utimensat, (int x, const char *a, const struct timespec t[2], int f), (x, a, t, f))
 WHOLE(int, fsync, (int fd), (fd))
+WHOLE(int, truncate64, (const char *a, off64_t size), (a, size))
+WHOLE(int, fallocate64, (int fd, int m, off64_t a, off64_t b), (fd, m, a, b))
+WHOLE(int, posix_fallocate64, (int fd, off64_t a, off64_t b), (fd, a, b))
 WHOLE(int, ftruncate64, (int fd, off64_t size), (fd, size))
 
 ssize_t write(int fd, const void *data, size_t size) {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# .venv, the native module and the guest agent. The key of each phase is a hash
+# .venv, the native module, the guest agent and the file server. The key of each phase is a hash
 # of its inputs' content, so that switching branches back and forth is cheap.
 
 # Never compile for the machine at hand by accident of someone's environment.
@@ -68,20 +68,32 @@ guest_agent() {
     if stamped agent "$key" && [[ -x python/innkeeper/_guest/inn-agent ]]; then
         return
     fi
-    phase "guest agent" build_guest_agent
+    phase "guest agent" build_static inn-agent inn-agent _guest
     stamp agent "$key"
 }
 
-build_guest_agent() {
-    local target=x86_64-unknown-linux-gnu folder=python/innkeeper/_guest
+# The 9P server runs on the host, in a root of its own where no library is.
+file_server() {
+    local key
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/ninep)
+    if stamped ninep "$key" && [[ -x python/innkeeper/_host/inn-9p ]]; then
+        return
+    fi
+    phase "file server" build_static inn-ninep inn-9p _host
+    stamp ninep "$key"
+}
+
+# build_static PACKAGE PROGRAM FOLDER
+build_static() {
+    local target=x86_64-unknown-linux-gnu program=$2 folder=python/innkeeper/$3
     RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-        cargo build --locked --profile guest -p inn-agent --target "$target" \
+        cargo build --locked --profile guest -p "$1" --target "$target" \
         --target-dir target/guest
     mkdir -p "$folder"
     # Same content, same file: the image cache hashes it. A rename is atomic.
-    if ! cmp -s "target/guest/$target/guest/inn-agent" "$folder/inn-agent"; then
-        cp "target/guest/$target/guest/inn-agent" "$folder/.inn-agent.new"
-        mv "$folder/.inn-agent.new" "$folder/inn-agent"
+    if ! cmp -s "target/guest/$target/guest/$program" "$folder/$program"; then
+        cp "target/guest/$target/guest/$program" "$folder/.$program.new"
+        mv "$folder/.$program.new" "$folder/$program"
     fi
 }
 

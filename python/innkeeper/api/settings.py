@@ -21,7 +21,7 @@ from innkeeper.model.machine import (
     RootOverlay,
 )
 from innkeeper.model.machine import Machine as Settings
-from innkeeper.model.share import ShareCache, anchor_share
+from innkeeper.model.share import ShareCache, ShareTransportChoice, anchor_share
 from innkeeper.model.toml import machine_from_table
 
 _CONSOLE_BYTES = 256 << 10
@@ -50,6 +50,7 @@ class MachineOptions(TypedDict, total=False):
     :ivar qemu_args: arguments added to QEMU's own.
     :ivar shares: folders of the host as "HOST:GUEST", with ":ro" for read-only.
     :ivar share_cache: what of them the guest may keep: "never" (the default), "auto", "always".
+    :ivar share_transport: "auto" by default, "virtiofs" or "9p".
     """
 
     cpus: int
@@ -71,6 +72,7 @@ class MachineOptions(TypedDict, total=False):
     timezone: str
     shares: Sequence[str]
     share_cache: ShareCache
+    share_transport: ShareTransportChoice
 
 
 class RunOptions(MachineOptions, total=False):

@@ -22,7 +22,7 @@ from innkeeper.model.machine import (
     RootOverlay,
     Wait,
 )
-from innkeeper.model.share import ShareCache, anchor_share
+from innkeeper.model.share import ShareCache, ShareTransportChoice, anchor_share
 from innkeeper.model.sizes import parse_duration
 from innkeeper.model.toml import KEYS, machine_from_table
 from innkeeper.registry.names import ephemeral_name
@@ -115,6 +115,14 @@ _MACHINE = (
         show_default=True,
         help="What of its shares the guest keeps in its own cache; never sees every change "
         "of the host at once.",
+    ),
+    click.option(
+        "--share-transport",
+        type=click.Choice(get_args(ShareTransportChoice)),
+        default="auto",
+        show_default=True,
+        help="How shares get into the guest; auto takes virtiofs where host and guest can, "
+        "else 9p, and says so.",
     ),
     click.option(
         "--firmware",

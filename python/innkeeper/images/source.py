@@ -31,11 +31,11 @@ WANTED_MODULES = (
 )
 
 # For what only some machines have; a note of a user's kernel covers these too.
-ALL_MODULES = (*WANTED_MODULES, *("virtiofs", "overlay"))
+ALL_MODULES = (*WANTED_MODULES, *("virtiofs", "overlay", "9p", "9pnet_fd"))
 
 # What a guest gets only when it is asked for. A start that needs one which the kernel
 # lacks is refused.
-ASKED_DRIVERS = (*ALL_MODULES, "9p", "9pnet_virtio")
+ASKED_DRIVERS = (*ALL_MODULES, "9pnet_virtio")
 
 # One of each group has to be there, as a module or built in.
 _REQUIRED: tuple[tuple[str, ...], ...] = (

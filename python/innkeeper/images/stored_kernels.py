@@ -20,7 +20,7 @@ from innkeeper.system.files import naming_errors, write_new
 _WANTED = (
     *WANTED_MODULES,
     *("erofs", "squashfs", "ext4", "btrfs", "overlay", "fuse", "virtiofs"),
-    *("9p", "9pnet_virtio", "virtio_pmem", "nd_pmem"),
+    *("9p", "9pnet_fd", "9pnet_virtio", "virtio_pmem", "nd_pmem"),
 )
 
 

@@ -24,6 +24,7 @@ from innkeeper.model.machine import Machine, Wait
 from innkeeper.model.network import Link, mac_address, parse_network
 from innkeeper.model.ports import PublishedPort
 from innkeeper.model.record import Record
+from innkeeper.model.share import SHARE_DRIVERS
 from innkeeper.model.sizes import MIB, format_size
 from innkeeper.networks.check import check_network
 from innkeeper.networks.plan import DEFAULT_POOLS
@@ -84,7 +85,7 @@ def prepare_run(
     firmware = find_firmware(machine.firmware)
     check_zone(machine.timezone)
     image = _choose_image(machine, layout, report)
-    shares = prepare_shares(machine, qemu, layout)
+    shares = prepare_shares(machine, image, qemu, layout, report=report)
     if firmware is not None:
         check_efi_stub(Path(image.kernel_source))
     verdict = choose_accelerator(
@@ -192,7 +193,7 @@ def _stored_image(machine: Machine, layout: Layout, report: Callable[[str], None
 
 def _extra_drivers(machine: Machine) -> tuple[str, ...]:
     """What a machine needs of the tiny image beyond what all have."""
-    return ("virtiofs",) if machine.shares else ()
+    return SHARE_DRIVERS if machine.shares else ()
 
 
 def _choose_image(machine: Machine, layout: Layout, report: Callable[[str], None]) -> Image:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from innkeeper.errors import HostError, InnError
 from innkeeper.model.host import QemuFacts
+from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine
 from innkeeper.model.share import ServerFacts, Share, SharePlan
 from innkeeper.registry.layout import GuestFolder, Layout
@@ -18,15 +20,23 @@ if TYPE_CHECKING:
     from innkeeper.shares.serve import ShareServer
 
 
-def prepare_shares(machine: Machine, qemu: QemuFacts, layout: Layout) -> SharePlan | None:
+def prepare_shares(
+    machine: Machine,
+    image: Image,
+    qemu: QemuFacts,
+    layout: Layout,
+    *,
+    report: Callable[[str], None],
+) -> SharePlan | None:
     """How the shares of a machine will be served; None where it has none.
 
+    :param report: is told where the transport is not the first choice.
     :raise InnError: a shared folder is missing, or host or guest cannot do it.
     """
     if not machine.shares:
         return None
     from innkeeper.shares.plan import choose_transport, plan_server
-    from innkeeper.shares.servers import virtiofsd_facts
+    from innkeeper.shares.servers import ninep_facts, virtiofsd_facts
 
     for share in machine.shares:
         check_folder(share)
@@ -35,8 +45,16 @@ def prepare_shares(machine: Machine, qemu: QemuFacts, layout: Layout) -> SharePl
         virtiofsd = virtiofsd_facts(layout.cache)
     except InnError as error:
         virtiofsd = error
+    ninep: ServerFacts | InnError
+    try:
+        ninep = ninep_facts()
+    except InnError as error:
+        ninep = error
+    choice = choose_transport(qemu, image, virtiofsd, ninep, wish=machine.share_transport)
+    if choice.fallback:
+        report(f"shares by {choice.reason}")
     return plan_server(
-        choose_transport(qemu, virtiofsd),
+        choice,
         machine.shares,
         root=str(layout.guest(machine.name).shares),
         cache=machine.share_cache,
@@ -76,7 +94,8 @@ def open_shares(
         return None
     from innkeeper.shares.serve import start_server
 
-    server = start_server(plan, folder.shares_socket)
+    path = folder.shares_socket if plan.transport == "virtiofs" else folder.shares_port
+    server = start_server(plan, path)
     stack.callback(server.end)
     server.watch()
     return server

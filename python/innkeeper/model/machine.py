@@ -13,7 +13,7 @@ from innkeeper.model.firmware import check_oem_strings, check_qemu_args, parse_f
 from innkeeper.model.names import check_name
 from innkeeper.model.network import NetworkKind, parse_network
 from innkeeper.model.ports import PublishedPort
-from innkeeper.model.share import Share, ShareCache, check_shares
+from innkeeper.model.share import Share, ShareCache, ShareTransportChoice, check_shares
 from innkeeper.model.sizes import MIB, format_size
 
 Accelerator = Literal["kvm", "tcg"]
@@ -59,6 +59,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar restart: what happens when the guest ends unasked.
     :ivar shares: folders of the host.
     :ivar share_cache: what of them the guest may keep in its own cache.
+    :ivar share_transport: how they get there; "auto" is the best that host and guest can do.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     timezone: str = "host"
     shares: tuple[Share, ...] = ()
     share_cache: ShareCache = "never"
+    share_transport: ShareTransportChoice = "auto"
 
     def __post_init__(self) -> None:
         check_name(self.name)

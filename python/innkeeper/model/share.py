@@ -12,10 +12,21 @@ import msgspec
 from innkeeper.errors import UsageError
 
 ShareTransport = Literal["virtiofs", "9p"]
+ShareTransportChoice = Literal["auto", "virtiofs", "9p"]
 ShareCache = Literal["never", "auto", "always"]
 
 # By this name the guest finds its shares (virtio 1.2, 5.11.4: at most 36 bytes).
 TAG = "inn-shares"
+
+# The guest's drivers for each transport, in the order in which they are loaded.
+TRANSPORT_DRIVERS: dict[ShareTransport, tuple[str, ...]] = {
+    "virtiofs": ("virtiofs",),
+    "9p": ("9pnet_fd", "9p"),
+}
+SHARE_DRIVERS = tuple(name for names in TRANSPORT_DRIVERS.values() for name in names)
+
+# Where the guest finds them over 9P: Crostini's first port of its 9P servers.
+NINEP_PORT = 16384
 
 # Longer ones do not fit on a kernel command line with others.
 _GUEST_PATH_MAXIMUM = 512
@@ -44,13 +55,13 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An installed virtiofsd.
+    """A share server.
 
-    :ivar flavour: "c" is the one of QEMU up to 7.2, "rust" the later one.
+    :ivar flavour: "c" is the virtiofsd of QEMU up to 7.2, "rust" the later one, "9p" ours.
     """
 
     path: str
-    flavour: Literal["c", "rust"]
+    flavour: Literal["c", "rust", "9p"]
     version: str
 
 
@@ -63,6 +74,7 @@ class SharePlan(msgspec.Struct, frozen=True, kw_only=True):
         server's namespaces alone.
     :ivar own_user: the server runs in a user namespace, where the user is root.
     :ivar reason: why this transport and this server, for people.
+    :ivar fallback: it is not the first choice, which its user should know.
     """
 
     transport: ShareTransport
@@ -72,6 +84,7 @@ class SharePlan(msgspec.Struct, frozen=True, kw_only=True):
     own_user: bool
     cache: ShareCache
     reason: str
+    fallback: bool = False
 
 
 def parse_share(text: str) -> Share:

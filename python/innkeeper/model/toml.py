@@ -20,7 +20,8 @@ KEYS = (
     *("name", "cpus", "memory", "image", "flavour", "root_overlay", "root_device"),
     *("kernel", "initrd", "append"),
     *("accel", "network", "ports", "disks", "forward", "restart"),
-    *("firmware", "oem_strings", "qemu_args", "timezone", "shares", "share_cache"),
+    *("firmware", "oem_strings", "qemu_args", "timezone"),
+    *("shares", "share_cache", "share_transport"),
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.errors import HostError
+from innkeeper.model.share import NINEP_PORT
 
 # Names of files, for those who read many folders and make no `Path` of each.
 DEFINITION = "machine.json"
@@ -118,6 +119,11 @@ class GuestFolder(msgspec.Struct, frozen=True):
     def shares_socket(self) -> Path:
         """There only while the share server starts."""
         return self.path / "shares.sock"
+
+    @property
+    def shares_port(self) -> Path:
+        """Guest to host, the port of shares over 9P."""
+        return self.path / f"vsock.sock_{NINEP_PORT}"
 
 
 class LogFolder(msgspec.Struct, frozen=True):

@@ -16,8 +16,23 @@ import msgspec
 
 from innkeeper.errors import HostError, InnError
 from innkeeper.model.host import QemuFacts
-from innkeeper.model.share import ServerFacts, Share, ShareCache, SharePlan, ShareTransport
+from innkeeper.model.image import Image
+from innkeeper.model.share import (
+    TRANSPORT_DRIVERS,
+    ServerFacts,
+    Share,
+    ShareCache,
+    SharePlan,
+    ShareTransport,
+    ShareTransportChoice,
+)
 from innkeeper.system.share_sandbox import VIEW
+
+_NO_DRIVER_FIX = {
+    "virtiofs": "take a kernel with virtiofs (CONFIG_VIRTIO_FS), as Debian's have it",
+    "9p": "take a kernel with 9p (CONFIG_9P_FS and CONFIG_NET_9P_FD): Debian's linux-image-amd64 "
+    "has it, its cloud kernels have not",
+}
 
 # The C server's words for what the guest may keep in its own cache.
 _C_CACHE: dict[ShareCache, str] = {"never": "none", "auto": "auto", "always": "always"}
@@ -27,28 +42,76 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """How shares get into a guest.
 
     :ivar reason: why, for people.
+    :ivar fallback: it is not the first choice.
     """
 
     transport: ShareTransport
     server: ServerFacts
     reason: str
+    fallback: bool = False
 
 
-def choose_transport(qemu: QemuFacts, virtiofsd: ServerFacts | InnError) -> Choice:
-    """The best transport that host and guest can do.
+def choose_transport(
+    qemu: QemuFacts,
+    image: Image,
+    virtiofsd: ServerFacts | InnError,
+    ninep: ServerFacts | InnError,
+    *,
+    wish: ShareTransportChoice = "auto",
+) -> Choice:
+    """The best transport that host and guest can do: virtiofs, else 9p.
 
-    :param virtiofsd: the installed one, or why there is none.
+    :param virtiofsd: the installed one, or why there is none; so is `ninep`.
+    :param wish: nothing else will do, unless it is "auto".
     :raise InnError: there is none; it says what is missing, and the fix.
     """
+    if wish == "9p":
+        return _choose_ninep(image, ninep)
+    try:
+        return _choose_virtiofs(qemu, image, virtiofsd)
+    except InnError as error:
+        if wish == "virtiofs":
+            raise
+        try:
+            choice = _choose_ninep(image, ninep)
+        except InnError:
+            # What is to be mended is the first choice.
+            raise error from None
+        reason = f"{choice.reason}, because {error.brief}"
+        return msgspec.structs.replace(choice, reason=reason, fallback=True)
+
+
+def check_drivers(image: Image, transport: ShareTransport) -> None:
+    """See that a guest's kernel has the drivers for a transport, as far as that is known.
+
+    :raise HostError: it has not.
+    """
+    if not set(TRANSPORT_DRIVERS[transport]).isdisjoint(image.lacks):
+        raise HostError(
+            f"the guest's kernel {image.kernel_release} has no driver for {transport}",
+            stage="shares",
+            fix=_NO_DRIVER_FIX[transport],
+        )
+
+
+def _choose_ninep(image: Image, server: ServerFacts | InnError) -> Choice:
+    if isinstance(server, InnError):
+        raise server
+    check_drivers(image, "9p")
+    return Choice(transport="9p", server=server, reason="9p over vsock")
+
+
+def _choose_virtiofs(qemu: QemuFacts, image: Image, virtiofsd: ServerFacts | InnError) -> Choice:
     if isinstance(virtiofsd, InnError):
         raise virtiofsd
+    check_drivers(image, "virtiofs")
     if not any(device.startswith("vhost-user-fs") for device in qemu.devices):
         raise HostError(
             f"QEMU {qemu.version_text} at {qemu.path} has no vhost-user-fs device",
             stage="shares",
             fix="install Debian's qemu-system-x86, or name another in INN_QEMU",
         )
-    kind = {"c": "QEMU's own (C)", "rust": "Rust"}[virtiofsd.flavour]
+    kind = "QEMU's own (C)" if virtiofsd.flavour == "c" else "Rust"
     return Choice(
         transport="virtiofs",
         server=virtiofsd,
@@ -66,22 +129,27 @@ def plan_server(
     """
     return SharePlan(
         transport=choice.transport,
-        server=server_argv(choice.server, folder=f"{root}/{VIEW}", cache=cache),
+        server=server_argv(choice.server, folder=f"{root}/{VIEW}", cache=cache, uid=uid),
         root=root,
         # A place inside another one can only be there once the other is.
         shares=tuple(sorted(shares, key=lambda share: share.guest)),
         own_user=uid != 0,
         cache=cache,
         reason=choice.reason,
+        fallback=choice.fallback,
     )
 
 
-def server_argv(server: ServerFacts, *, folder: str, cache: ShareCache) -> tuple[str, ...]:
-    """A virtiofsd that serves `folder` on the inherited listening socket `<fd>`.
+def server_argv(
+    server: ServerFacts, *, folder: str, cache: ShareCache, uid: int
+) -> tuple[str, ...]:
+    """A server of `folder` on the inherited listening socket `<fd>`.
 
     It changes its root to `folder`: the namespaces are ours already, and its own sandbox
     of namespaces needs rights that a user has not. Its seccomp filter is on unless told.
     """
+    if server.flavour == "9p":
+        return (server.path, "<fd>", folder, *(("root",) if uid == 0 else ()))
     if server.flavour == "c":
         options = (f"source={folder}", "sandbox=chroot", "announce_submounts")
         words = (*options, f"cache={_C_CACHE[cache]}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from innkeeper.errors import HostError
@@ -30,9 +31,16 @@ class ShareServer:
     :ivar connection: for QEMU; its taker closes it and sets it to None here.
     """
 
-    def __init__(self, child: Child, connection: StreamSocket) -> None:
+    def __init__(
+        self, child: Child, connection: StreamSocket | None, *, path: Path | None = None
+    ) -> None:
+        """Take over what was started.
+
+        :param path: of the listening socket, where it is there for the guest.
+        """
         self.child = child
-        self.connection: StreamSocket | None = connection
+        self.connection = connection
+        self._path = path
         self._stderr = bytearray()
         self._exited: asyncio.Future[int] | None = None
 
@@ -66,6 +74,8 @@ class ShareServer:
         if self._exited is not None and not self._exited.done():
             self._exited.set_result(code)
         self.release_connection()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def release_connection(self) -> None:
         """Close our end of the connection, if it is still ours. Idempotent."""
@@ -90,36 +100,40 @@ class ShareServer:
 
 
 def start_server(plan: SharePlan, socket_path: Path) -> ShareServer:
-    """Start the server of a plan, and connect to it.
+    """Start the server of a plan, which inherits the listening socket.
 
-    The server inherits the listening socket, so the connection is there at once and is
-    served when the server is up.
+    For virtiofs, QEMU's connection is made here: it is there at once, and served when
+    the server is up. For 9P, the guest connects to the socket, by the switchboard.
 
-    :param socket_path: free again when this returns.
+    :param socket_path: for virtiofs free again when this returns.
     :raise HostError: it cannot be started.
     """
+    is_ninep = plan.transport == "9p"
     try:
         Path(plan.root).mkdir(mode=0o700, exist_ok=True)
-        listener = listen_unix(socket_path, backlog=1)
+        listener = listen_unix(socket_path, backlog=8 if is_ninep else 1)
     except OSError as exc:
         raise HostError(f"cannot make {plan.root}: {exc.strerror}", stage="shares") from exc
-    with listener:
-        try:
-            connection = connect_unix(socket_path, timeout_s=_CONNECT_LIMIT_S)
-        finally:
-            socket_path.unlink(missing_ok=True)
-        try:
-            # QEMU wants it as it is by default.
-            connection.settimeout(None)
-            argv = sandbox_argv(
-                plan,
-                python=sys.executable,
-                program=share_sandbox.__file__,
-                fd=listener.fileno(),
-            )
-            fds = (listener.fileno(),)
-            child = spawn(argv, name="shares", pass_fds=fds, capture_stderr=True)
-        except BaseException:
-            connection.close()
-            raise
-    return ShareServer(child, connection)
+    with listener, ExitStack() as undo:
+        connection = None
+        if is_ninep:
+            undo.callback(socket_path.unlink, missing_ok=True)
+        else:
+            connection = undo.enter_context(_connect(socket_path))
+        argv = sandbox_argv(
+            plan, python=sys.executable, program=share_sandbox.__file__, fd=listener.fileno()
+        )
+        fds = (listener.fileno(),)
+        child = spawn(argv, name="shares", pass_fds=fds, capture_stderr=True)
+        undo.pop_all()
+    return ShareServer(child, connection, path=socket_path if is_ninep else None)
+
+
+def _connect(path: Path) -> StreamSocket:
+    try:
+        connection = connect_unix(path, timeout_s=_CONNECT_LIMIT_S)
+    finally:
+        path.unlink(missing_ok=True)
+    # QEMU wants it as it is by default.
+    connection.settimeout(None)
+    return connection

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import msgspec
 
+from innkeeper._version import __version__
 from innkeeper.errors import HostError, MissingProgram
 from innkeeper.model.share import ServerFacts
 from innkeeper.system.files import write_atomic
 from innkeeper.system.process import Completed, find_program, run_tool
 
 _PROGRAM = "virtiofsd"
+_NINEP = Path(__file__).parent.parent / "_host" / "inn-9p"
 _TIMEOUT_S = 10.0
 INSTALL_FIX = "apt-get install virtiofsd (Debian 13), or qemu-system-common (Debian 12)"
 _REINSTALL_FIX = (
@@ -43,6 +45,16 @@ def find_virtiofsd() -> str:
     if path is None:
         raise MissingProgram(f"{wanted} is not installed", stage="shares", fix=INSTALL_FIX)
     return path
+
+
+def ninep_facts() -> ServerFacts:
+    """Our own 9P server, which came with innkeeper.
+
+    :raise MissingProgram: it was not built.
+    """
+    if not os.access(_NINEP, os.X_OK):
+        raise MissingProgram(f"there is no {_NINEP}", stage="shares", fix="run `make setup`")
+    return ServerFacts(path=str(_NINEP), flavour="9p", version=__version__)
 
 
 def virtiofsd_facts(cache_dir: Path) -> ServerFacts:

@@ -18,6 +18,19 @@ from innkeeper.system.process import Completed
 
 C_SERVER = ServerFacts(path="/usr/lib/qemu/virtiofsd", flavour="c", version="7.2.22")
 RUST_SERVER = ServerFacts(path="/usr/libexec/virtiofsd", flavour="rust", version="1.13.2")
+NINEP = ServerFacts(path="/inn-9p", flavour="9p", version="1")
+IMAGE = Image(
+    name="i",
+    digest="",
+    kernel="k",
+    kernel_source="k",
+    initrd="i",
+    kernel_release="6.1-amd64",
+    agent=True,
+    modules=(),
+    initrd_bytes=1,
+    kernel_bytes=1,
+)
 DEVICES = ("vhost-user-fs-device", "vhost-user-fs-pci")
 
 
@@ -28,7 +41,7 @@ def qemu(host: HostFacts) -> QemuFacts:
 
 def plan(qemu: QemuFacts, server: ServerFacts, *shares: str, uid: int = 1000) -> SharePlan:
     parsed = tuple(parse_share(share) for share in shares)
-    choice = choose_transport(qemu, server)
+    choice = choose_transport(qemu, IMAGE, server, NINEP)
     return plan_server(choice, parsed, root="/run/inn/box/shares", cache="never", uid=uid)
 
 
@@ -81,10 +94,59 @@ def test_the_guest_is_told_of_its_shares(host: HostFacts, qemu: QemuFacts, image
 
 def test_a_host_that_cannot_is_refused_with_the_reason(host: HostFacts, qemu: QemuFacts) -> None:
     with pytest.raises(HostError, match="no vhost-user-fs device") as caught:
-        choose_transport(host.qemu, C_SERVER)
+        choose_transport(host.qemu, IMAGE, C_SERVER, MissingProgram("none", stage="shares"))
     assert caught.value.fix
     with pytest.raises(MissingProgram):
-        choose_transport(qemu, MissingProgram("none", stage="shares"))
+        choose_transport(
+            qemu, IMAGE, MissingProgram("none", stage="shares"), NINEP, wish="virtiofs"
+        )
+
+
+def without(*names: str) -> Image:
+    return msgspec.structs.replace(IMAGE, lacks=names)
+
+
+def test_9p_where_virtiofs_cannot_be(qemu: QemuFacts) -> None:
+    missing = MissingProgram("virtiofsd is not installed", stage="shares")
+    choice = choose_transport(qemu, IMAGE, missing, NINEP)
+    assert (choice.transport, choice.fallback) == ("9p", True)
+    assert choice.reason == "9p over vsock, because virtiofsd is not installed"
+    choice = choose_transport(qemu, without("virtiofs"), C_SERVER, NINEP)
+    assert (choice.transport, choice.fallback) == ("9p", True)
+    assert "6.1-amd64 has no driver for virtiofs" in choice.reason
+    choice = choose_transport(qemu, IMAGE, C_SERVER, NINEP)
+    assert (choice.transport, choice.fallback) == ("virtiofs", False)
+    choice = choose_transport(qemu, IMAGE, C_SERVER, NINEP, wish="9p")
+    assert (choice.transport, choice.fallback) == ("9p", False)
+
+
+def test_a_kernel_without_the_driver_is_refused_with_the_reason(qemu: QemuFacts) -> None:
+    cloud = without("9p", "9pnet_fd")
+    with pytest.raises(HostError, match="no driver for 9p") as caught:
+        choose_transport(qemu, cloud, C_SERVER, NINEP, wish="9p")
+    assert "cloud kernels have not" in caught.value.fix
+    # What is to be mended is the first choice.
+    with pytest.raises(MissingProgram, match="no virtiofsd"):
+        choose_transport(qemu, cloud, MissingProgram("no virtiofsd", stage="shares"), NINEP)
+
+
+def test_the_9p_server_keeps_the_rights_of_root_only_for_root(
+    host: HostFacts, qemu: QemuFacts, image: Image
+) -> None:
+    choice = choose_transport(qemu, IMAGE, C_SERVER, NINEP, wish="9p")
+    share = parse_share("/x:/a")
+    user, root = (
+        plan_server(choice, (share,), root="/r", cache="always", uid=uid) for uid in (1000, 0)
+    )
+    assert user.server == ("/inn-9p", "<fd>", "/r/view")
+    assert root.server == (*user.server, "root")
+    drivers = ("9p", "9pnet_fd")
+    image = msgspec.structs.replace(image, modules=(*image.modules, *drivers))
+    made = plan_qemu(Machine(name="box", shares=(share,)), image, host, shares=user)
+    assert "inn.shares=9p:16384,loose" in made.cmdline
+    assert set(drivers) <= set(made.cmdline.split("inn.modules=")[1].split()[0].split(","))
+    assert not any("vhost-user-fs" in word for word in made.argv)
+    assert made.descriptors[-1] != "shares"
 
 
 @pytest.mark.parametrize(

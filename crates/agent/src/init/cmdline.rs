@@ -89,6 +89,8 @@ pub struct Shares {
 pub enum Transport {
     /// `virtiofs:TAG`
     Virtiofs(String),
+    /// `9p:PORT,CACHE`: a server behind a vsock port of the host.
+    Ninep(u32, String),
 }
 
 /// Reads /proc/cmdline.
@@ -191,6 +193,12 @@ fn parse_source(value: &str) -> Option<Source> {
 fn parse_transport(value: &str) -> Option<Transport> {
     match value.split_once(':')? {
         ("virtiofs", tag) if !tag.is_empty() => Some(Transport::Virtiofs(tag.to_owned())),
+        ("9p", where_to) => {
+            let (port, cache) = where_to.split_once(',').unwrap_or((where_to, "none"));
+            let is_word = cache.bytes().all(|byte| byte.is_ascii_lowercase());
+            let port = port.parse().ok().filter(|_| is_word)?;
+            Some(Transport::Ninep(port, cache.to_owned()))
+        }
         _ => None,
     }
 }
@@ -320,7 +328,17 @@ mod tests {
             .to_vec();
         let transport = Transport::Virtiofs("tag".to_owned());
         assert_eq!(cmdline.shares, Some(Shares { transport, places }));
-        for nothing in ["inn.share=0a:/a", "inn.shares=virtiofs:", "inn.shares=x"] {
+        let transport = |text: &str| parse(text).shares.map(|shares| shares.transport);
+        let ninep = |port, cache: &str| Some(Transport::Ninep(port, cache.to_owned()));
+        assert_eq!(transport("inn.shares=9p:16384,mmap"), ninep(16384, "mmap"));
+        assert_eq!(transport("inn.shares=9p:7"), ninep(7, "none"));
+        for nothing in [
+            "inn.share=0a:/a",
+            "inn.shares=virtiofs:",
+            "inn.shares=x",
+            "inn.shares=9p:x",
+            "inn.shares=9p:1,a=b",
+        ] {
             assert_eq!(parse(nothing).shares, None, "{nothing}");
         }
     }

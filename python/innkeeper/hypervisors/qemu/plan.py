@@ -32,6 +32,7 @@ from innkeeper.hypervisors.qemu.shares import (
     has_share_device,
     share_descriptors,
     share_device,
+    share_modules,
     share_options,
     share_words,
 )
@@ -108,8 +109,7 @@ def plan_qemu(
     pmem = plan_pmem(machine, image)
     disks = plan_disks(machine, image, layer=layer)
     devices = _plan_devices(machine, disks, transport, link, pmem=pmem, shares=shares)
-    words = share_words(shares, image)
-    cmdline = _plan_cmdline(machine, image, facts, transport, devices, shares=words)
+    cmdline = _plan_cmdline(machine, image, facts, transport, devices, shares=shares)
     argv = (
         facts.qemu.path,
         *_name_options(machine),
@@ -282,7 +282,7 @@ def _plan_cmdline(
     transport: str,
     devices: tuple[Device, ...],
     *,
-    shares: tuple[str, ...],
+    shares: SharePlan | None,
 ) -> str:
     # reboot=t: a triple fault is the one reset that microvm without ACPI
     # power management always understands.
@@ -300,13 +300,14 @@ def _plan_cmdline(
             *(device.module for device in devices),
             *(("efivarfs",) if machine.firmware != "default" else ()),
             *root_modules(machine, image),
+            *share_modules(shares),
         )
         wanted = list(dict.fromkeys(name for name in modules if name in image.modules))
         words.append(f"inn.hostname={machine.name}")
         if wanted:
             words.append(f"inn.modules={','.join(wanted)}")
         words += root_words(machine, image)
-        words += shares
+        words += share_words(shares, image)
     return " ".join([*words, *machine.append])
 
 

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from innkeeper.model.image import Image
-from innkeeper.model.share import TAG, SharePlan
+from innkeeper.model.share import NINEP_PORT, TAG, TRANSPORT_DRIVERS, ShareCache, SharePlan
 
 # The inherited descriptor of the connection to the server.
 SHARES = "shares"
+
+# What the client of Linux is told. Without a cache of pages, programs could not map files.
+_NINEP_CACHE: dict[ShareCache, str] = {"never": "mmap", "auto": "mmap", "always": "loose"}
 
 # The largest that virtio-fs takes; the default of 128 is quickly full.
 _QUEUE_SIZE = 1024
@@ -43,4 +46,12 @@ def share_words(plan: SharePlan | None, image: Image) -> tuple[str, ...]:
     if plan is None or not image.agent:
         return ()
     places = (f'inn.share="{share.key}:{share.guest}"' for share in plan.shares)
-    return (f"inn.shares={plan.transport}:{TAG}", *places)
+    where = TAG if plan.transport == "virtiofs" else f"{NINEP_PORT},{_NINEP_CACHE[plan.cache]}"
+    return (f"inn.shares={plan.transport}:{where}", *places)
+
+
+def share_modules(plan: SharePlan | None) -> tuple[str, ...]:
+    """The guest's drivers that belong to no device of the plan."""
+    if plan is None or has_share_device(plan):
+        return ()
+    return TRANSPORT_DRIVERS[plan.transport]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inn_wire::announce::{
-    AgentMessage, Hello, HostMessage, ListeningPort, PortProtocol, Ports, Welcome, Zone,
-    agent_message, host_message,
+    AgentMessage, DiskCondition, DiskReport, DiskSpace, Disks, Hello, HostMessage, ListeningPort,
+    PortProtocol, Ports, Welcome, Zone, agent_message, host_message,
 };
 use inn_wire::frame::{FrameDecoder, MESSAGE_LIMIT, encode};
 use tokio::sync::{Mutex, Notify};
@@ -17,9 +17,10 @@ use tokio::time::sleep;
 
 use crate::agent::{Agent, Settings};
 use crate::control::timezone;
+use crate::disks::report::Condition;
 use crate::failures::Failures;
 use crate::stream::Stream;
-use crate::{clock, console, ports};
+use crate::{clock, console, disks, ports};
 
 /// Port the host listens on.
 const PORT: u32 = 7777;
@@ -30,6 +31,9 @@ const LAST_RETRY: Duration = Duration::from_secs(2);
 
 /// Between two looks at what is listened on.
 const PORTS_PAUSE: Duration = Duration::from_millis(500);
+
+/// Between two looks at how full the disks are.
+const DISKS_PAUSE: Duration = Duration::from_secs(2);
 
 /// A wall clock this far from the host's is set.
 const MAX_DRIFT: Duration = Duration::from_millis(100);
@@ -51,6 +55,7 @@ pub async fn run(settings: Settings, agent: Arc<Agent>) {
         boot_id: boot_id.trim_end().to_owned(),
         started_ns: clock::nanos(settings.started),
         ready_ns: clock::nanos(clock::since_boot()),
+        disks: disks::report::load().iter().map(describe_disk).collect(),
     };
     console::say(format_args!(
         "listening {} ms after its start",
@@ -78,6 +83,13 @@ struct Connection<'a> {
     was_welcome: bool,
 }
 
+/// What the host asked to be told of.
+#[derive(Default)]
+struct Wanted {
+    ports: Notify,
+    disks: Notify,
+}
+
 impl<'a> Connection<'a> {
     fn new(stream: &'a Stream, agent: &'a Agent, sets_clock: bool) -> Self {
         Self {
@@ -97,15 +109,17 @@ impl<'a> Connection<'a> {
         };
         send(self.stream, agent_message::Msg::Hello(hello)).await?;
         let (stream, agent) = (self.stream, self.agent);
-        let (sending, watching) = (Mutex::new(()), Notify::new());
+        let sending = Mutex::new(());
+        let wanted = Wanted::default();
         tokio::select! {
-            result = self.listen(&watching) => result,
+            result = self.listen(&wanted) => result,
             result = tell(stream, &sending, &agent.failures) => result,
-            result = tell_ports(stream, &sending, &watching) => result,
+            result = tell_ports(stream, &sending, &wanted.ports) => result,
+            result = tell_disks(stream, &sending, &wanted.disks) => result,
         }
     }
 
-    async fn listen(&mut self, watching: &Notify) -> io::Result<()> {
+    async fn listen(&mut self, wanted: &Wanted) -> io::Result<()> {
         let mut decoder = FrameDecoder::new(MESSAGE_LIMIT);
         let mut buffer = [0; 512];
         loop {
@@ -131,7 +145,10 @@ impl<'a> Connection<'a> {
                 }
                 Some(HostMessage {
                     msg: Some(host_message::Msg::WatchPorts(_)),
-                }) => watching.notify_one(),
+                }) => wanted.ports.notify_one(),
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::WatchDisks(_)),
+                }) => wanted.disks.notify_one(),
                 Some(HostMessage {
                     msg: Some(host_message::Msg::RelayLogs(_)),
                 }) => self.agent.logs_wanted.notify_one(),
@@ -184,6 +201,45 @@ async fn tell_ports(stream: &Stream, sending: &Mutex<()>, watching: &Notify) -> 
             told = Some(now);
         }
         sleep(PORTS_PAUSE).await;
+    }
+}
+
+/// Once the host asks, sends how full the disks are, and again when that changed.
+async fn tell_disks(stream: &Stream, sending: &Mutex<()>, watching: &Notify) -> io::Result<()> {
+    watching.notified().await;
+    let disks = disks::report::load();
+    let mut told = Vec::new();
+    loop {
+        let now = disks::space::look(&disks);
+        if disks::space::differs(&told, &now) {
+            let list = now.iter().map(describe_space).collect();
+            let message = agent_message::Msg::Disks(Disks { disks: list });
+            let _turn = sending.lock().await;
+            send(stream, message).await?;
+            told = now;
+        }
+        sleep(DISKS_PAUSE).await;
+    }
+}
+
+fn describe_space(space: &disks::space::Space) -> DiskSpace {
+    DiskSpace {
+        serial: space.serial.clone(),
+        total_bytes: space.total,
+        free_bytes: space.free,
+    }
+}
+
+fn describe_disk(report: &disks::report::Report) -> DiskReport {
+    DiskReport {
+        serial: report.serial.clone(),
+        condition: match report.condition {
+            Condition::Good => DiskCondition::Good,
+            Condition::Made => DiskCondition::Made,
+            Condition::PartialDataLoss => DiskCondition::PartialDataLoss,
+        }
+        .into(),
+        detail: report.detail.clone(),
     }
 }
 

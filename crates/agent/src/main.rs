@@ -11,6 +11,7 @@ mod clock;
 mod commands;
 mod console;
 mod control;
+mod disks;
 mod failures;
 mod forward;
 mod guestlog;

@@ -15,6 +15,7 @@ from typing import cast
 
 from google.protobuf.message import DecodeError
 
+from innkeeper.agent.disks import DiskReport, DiskSpace, parse_reports, parse_spaces
 from innkeeper.agent.frames import MESSAGE_LIMIT, FrameDecoder, encode_frame
 from innkeeper.agent.pb import announce_pb2
 from innkeeper.agent.ports import ListeningPort, parse_ports
@@ -36,6 +37,7 @@ class Hello:
 
     :ivar started_ns: time since the guest's boot when the agent began.
     :ivar ready_ns: the same, when it was ready.
+    :ivar disks: how its disks were found.
     """
 
     agent_version: str
@@ -44,6 +46,7 @@ class Hello:
     boot_id: str
     started_ns: int
     ready_ns: int
+    disks: tuple[DiskReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class AnnounceServer:
 
     :param on_ports: called with all ports that are listened on, after every change;
         without it the guest does not look.
+    :param on_disks: called with how full all disks are, after every change; likewise.
     :param relay_logs: the guest is to send its log to host port 9999.
     :ivar lost: done once the agent is lost.
     :ivar failures: what the agent could not do, over all connections.
@@ -81,6 +85,7 @@ class AnnounceServer:
         on_lost: Callable[[], None] = _ignore,
         on_failure: Callable[[Failure], None] = _ignore,
         on_ports: Callable[[tuple[ListeningPort, ...]], None] | None = None,
+        on_disks: Callable[[tuple[DiskSpace, ...]], None] | None = None,
         relay_logs: bool = False,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -92,6 +97,7 @@ class AnnounceServer:
         self._on_lost = on_lost
         self._on_failure = on_failure
         self._on_ports = on_ports
+        self._on_disks = on_disks
         self._relay_logs = relay_logs
         self._wall_clock_ns = wall_clock_ns
         self._hello: asyncio.Future[Hello] = loop.create_future()
@@ -185,6 +191,8 @@ class AnnounceServer:
             asked.append(self._zone)
         if self._on_ports is not None:
             asked.append(announce_pb2.HostMessage(watch_ports=announce_pb2.WatchPorts()))
+        if self._on_disks is not None:
+            asked.append(announce_pb2.HostMessage(watch_disks=announce_pb2.WatchDisks()))
         if self._relay_logs:
             asked.append(announce_pb2.HostMessage(relay_logs=announce_pb2.RelayLogs()))
         return b"".join(encode_frame(message.SerializeToString()) for message in asked)
@@ -198,6 +206,16 @@ class AnnounceServer:
             raise ProtocolError("the agent told of ports unasked", stage="announce")
         if connection is self._current:
             self._on_ports(ports)
+
+    def filled(self, connection: _Connection, disks: tuple[DiskSpace, ...]) -> None:
+        """The agent told how full its disks are.
+
+        :raise ProtocolError: nobody asked.
+        """
+        if self._on_disks is None:
+            raise ProtocolError("the agent told of disks unasked", stage="announce")
+        if connection is self._current:
+            self._on_disks(disks)
 
     def failed(self, failure: Failure) -> None:
         """The agent told of a failure."""
@@ -220,7 +238,7 @@ class AnnounceServer:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: a Hello first, then Failures and Ports."""
+    """One connection: a Hello first, then Failures, Ports and Disks."""
 
     def __init__(self, server: AnnounceServer) -> None:
         self._server = server
@@ -282,6 +300,8 @@ class _Connection(asyncio.Protocol):
             self._server.failed(Failure(clean_text(failure.what), clean_text(failure.detail)))
         elif kind == "ports" and self._greeted:
             self._server.listening(self, parse_ports(message.ports.ports))
+        elif kind == "disks" and self._greeted:
+            self._server.filled(self, parse_spaces(message.disks.disks))
         else:
             raise ProtocolError("the agent sent a message out of turn", stage="announce")
 
@@ -294,4 +314,5 @@ def _hello(message: announce_pb2.Hello) -> Hello:
         boot_id=clean_text(message.boot_id, 64),
         started_ns=message.started_ns,
         ready_ns=message.ready_ns,
+        disks=parse_reports(message.disks),
     )

@@ -112,8 +112,8 @@ def create(name: str, output_format: str, **values: Any) -> None:
 def ls(quiet: bool, output_format: str) -> None:
     """List disks with their sizes, and who uses them.
 
-    SIZE is what a guest sees, TAKEN what the disk takes on this host now. A machine
-    in USED BY names the disk; "*" says that it is in use at this moment.
+    SIZE is what a guest sees, TAKEN what the disk takes on this host now. USED BY are
+    the machines that name the disk, and guests that have it now, those with a "*".
     """
     from innkeeper.disks.store import disk_names
 
@@ -147,8 +147,8 @@ def inspect(name: str, output_format: str) -> None:
         f"  format       {found.file_format}",
         f"  file system  {found.fstype} where it was blank",
         f"  serial       {found.serial}",
-        f"  machines     {_machines(facts) or 'none'}",
-        f"  in use       {'yes' if facts['in_use'] else 'no'}",
+        f"  machines     {', '.join(_names(facts, 'machines')) or 'none'}",
+        f"  in use       {', '.join(_names(facts, 'guests')) or ('yes' if facts['in_use'] else 'no')}",
     ]
     click.echo("\n".join(lines))
 
@@ -194,14 +194,16 @@ def _facts(layout: Layout, found: StoredDisk) -> dict[str, object]:
 def _cells(row: dict[str, object]) -> tuple[str, ...]:
     if row["state"] == "damaged":
         return (str(row["name"]), "damaged", "", "", "", "")
-    used = _machines(row) + " *" * bool(row["in_use"])
+    now = _names(row, "guests")
+    used = [name for name in _names(row, "machines") if name not in now]
+    used += [f"{name}*" for name in now] or ["*"] * bool(row["in_use"])
     return (
         str(row["name"]),
         _size(row, "size_bytes"),
         _size(row, "taken_bytes"),
         str(row["file_format"]),
         str(row["fstype"]),
-        used.strip(),
+        ", ".join(used),
     )
 
 
@@ -211,7 +213,7 @@ def _size(row: dict[str, object], key: str) -> str:
     return format_size(value)
 
 
-def _machines(row: dict[str, object]) -> str:
-    names = row["machines"]
+def _names(row: dict[str, object], key: str) -> list[str]:
+    names = row[key]
     assert isinstance(names, list | tuple)
-    return ", ".join(names)
+    return list(names)

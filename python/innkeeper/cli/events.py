@@ -22,7 +22,9 @@ def events(names: tuple[str, ...], output_format: str) -> None:
     """Print the present states, then every change, until Ctrl-C.
 
     A machine that is removed, and a guest of `inn run` that is gone, is
-    "removed". NAMEs choose some guests; without any, new ones appear too.
+    "removed". NAMEs choose some guests; without any, new ones appear too. A disk that
+    gets full is told of under its guest's state, once for each change between NORMAL,
+    LOW (less than a tenth or 1G is free) and CRITICAL (less than a fiftieth or 256M).
     """
     with interruptible(), contextlib.closing(Changes(host_layout(), names)) as changes:
         for change in changes.follow(reader_of=1):
@@ -35,6 +37,7 @@ def events(names: tuple[str, ...], output_format: str) -> None:
                         "state": change.state,
                         "at": change.at,
                         "reason": change.reason,
+                        **({"disk": change.disk, "space": change.space} if change.disk else {}),
                     }
                 )
             else:

@@ -10,6 +10,7 @@ import msgspec
 
 from innkeeper.cli.output import FORMAT, ago, columns, print_json
 from innkeeper.errors import UnknownName
+from innkeeper.model.disk import DiskState
 from innkeeper.model.machine import Machine
 from innkeeper.model.record import LIVE_STATES, Record
 from innkeeper.model.sizes import format_size
@@ -127,7 +128,18 @@ def _present(layout: Layout, record: Record) -> Record:
     live = read_state(layout.guest(record.name)) if record.state in LIVE_STATES else None
     if live is None:
         return record
-    return msgspec.structs.replace(record, forwards=live.forwards)
+    return msgspec.structs.replace(record, forwards=live.forwards, disks=live.disks)
+
+
+def _disk(state: DiskState) -> str:
+    """How a disk was found and how full it is."""
+    told = [f"{state.name} at {state.path}"]
+    if state.condition not in (None, "GOOD"):
+        told.append(" ".join(filter(None, (state.condition, state.detail))))
+    if state.space is not None:
+        free, total = format_size(state.free_bytes), format_size(state.total_bytes)
+        told.append(f"{state.space}, {free} of {total} free")
+    return "; ".join(told)
 
 
 def _network_now(record: Record) -> list[str]:
@@ -159,6 +171,7 @@ def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]
             f"  size       {machine.cpus} CPU, {format_size(machine.memory_bytes)} memory",
             f"  network    {machine.network}",
             *(f"  published  {port}" for port in machine.ports),
+            *(f"  disk       {use}" for use in machine.disks if record.state not in LIVE_STATES),
             f"  restart    {machine.restart}",
             f"  folder     {layout.machine(record.name).path}",
         ]
@@ -166,6 +179,7 @@ def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]
         lines += [
             *_memory_now(record),
             *_network_now(record),
+            *(f"  disk       {_disk(state)}" for state in record.disks),
             f"  processes  keeper {record.keeper_pid}, QEMU {record.qemu_pid}",
             f"  doors      {layout.guest(record.name).vsock}",
         ]

@@ -31,7 +31,7 @@ WANTED_MODULES = (
 )
 
 # For what only some machines have; a note of a user's kernel covers these too.
-ALL_MODULES = (*WANTED_MODULES, *("virtiofs", "overlay", "9p", "9pnet_fd"))
+ALL_MODULES = (*WANTED_MODULES, *("virtiofs", "overlay", "9p", "9pnet_fd", "ext4", "btrfs"))
 
 # What a guest gets only when it is asked for. A start that needs one which the kernel
 # lacks is refused.

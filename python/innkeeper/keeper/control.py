@@ -47,7 +47,7 @@ class Control:
         if not line:
             return None
         plan = msgspec.json.decode(line, type=RunPlan)
-        self._listening = asyncio.create_task(self._listen())
+        self._listening = asyncio.create_task(self._listen(plan.end_limit_s))
         return plan
 
     def ask_stop(self, request: StopRequest) -> None:
@@ -72,8 +72,8 @@ class Control:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
-    async def _listen(self) -> None:
-        request = StopRequest(orderly=False)
+    async def _listen(self, end_limit_s: float) -> None:
+        request = StopRequest(orderly=end_limit_s > 0, timeout_s=end_limit_s)
         with contextlib.suppress(OSError, ValueError):
             while line := await self._reader.readline():
                 said = msgspec.json.decode(line, type=Stop | Detach)

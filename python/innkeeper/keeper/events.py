@@ -20,7 +20,7 @@ _LOOK_AGAIN_S = 0.5
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One guest's new state, or "removed".
+    """One guest's new state, or "removed"; or, with `disk`, the state of a disk's space.
 
     :ivar at: seconds since the epoch.
     """
@@ -29,6 +29,8 @@ class Change(msgspec.Struct, frozen=True):
     state: str
     at: float
     reason: str = ""
+    disk: str = ""
+    space: str | None = None
 
 
 class Changes:
@@ -103,7 +105,8 @@ class Changes:
             watch.close()
             del self._watches[name]
         for change in changes:
-            yield from self._tell(Change(name, change.state, change.at, change.reason))
+            told = Change(name, change.state, change.at, change.reason, change.disk, change.space)
+            yield from ([told] if change.disk else self._tell(told))
 
     def _tell(self, change: Change) -> Iterator[Change]:
         if self._last.get(change.name) != change:

@@ -20,6 +20,8 @@ from innkeeper.hypervisors.qemu.drive import Qemu, start_qemu
 from innkeeper.hypervisors.qemu.firmware import place_variables
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.console import Console, open_copy
+from innkeeper.keeper.disks import place_layer
+from innkeeper.keeper.diskwatch import DiskWatch
 from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
 from innkeeper.keeper.plan import RunPlan, guestlog_socket
 from innkeeper.keeper.say import say
@@ -86,6 +88,9 @@ class Guest:
         self.announce = announce
         self.exited = qemu.watch()
         self.paused = False
+        # Done once QEMU stopped the CPUs because this host's disk is full.
+        self.starved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        qemu.on_full = self._starve
         # Tasks that nobody waits for; held, so that they are not collected.
         self.background: set[asyncio.Future[None]] = set()
 
@@ -105,6 +110,15 @@ class Guest:
         await self.qemu.execute("cont")
         self.paused = False
         self.announce.say_clock()
+
+    async def wait_starved(self) -> None:
+        """Wait until QEMU stops the CPUs because this host's disk is full."""
+        await self.starved
+        self.starved = asyncio.get_running_loop().create_future()
+
+    def _starve(self) -> None:
+        if not self.starved.done():
+            self.starved.set_result(None)
 
     def complaints(self) -> tuple[str, ...]:
         """What the agent could not do, as lines."""
@@ -132,6 +146,7 @@ class Start:
     :param on_qemu: called with QEMU's pid.
     :param on_forwards: called with the ports that are led to by themselves, after changes.
     :param audience: who sees the console.
+    :param disks: hears what the guest tells of its disks.
     """
 
     def __init__(
@@ -144,7 +159,9 @@ class Start:
         on_qemu: Callable[[int], None],
         on_forwards: Callable[[dict[int, int]], None],
         audience: Audience,
+        disks: DiskWatch,
     ) -> None:
+        self._disks = disks
         self._plan = plan
         self._held = held
         self._stop = stop
@@ -175,6 +192,8 @@ class Start:
         async with AsyncExitStack() as stack:
             if plan.firmware is not None:
                 place_variables(plan.firmware)
+            if plan.layer is not None:
+                place_layer(plan.layer)
             side = await self._open_network(stack)
             given = dict(side.descriptors) if side is not None else {}
             shares = open_shares(plan.shares, self._held.folder, stack)
@@ -192,6 +211,7 @@ class Start:
             notes = side.notes if side is not None else ()
             if plan.wait != "none":
                 hello = await self._stage(guest, "boot", guest.announce.hello())
+                notes += self._disks.found(hello.disks)
                 measured = {
                     "kernel": hello.started_ns / 1e9,
                     "agent": (hello.ready_ns - hello.started_ns) / 1e9,
@@ -233,6 +253,7 @@ class Start:
             grace_s=_AGENT_GRACE_S,
             on_failure=self._on_failure,
             on_ports=forwarder.update if forwarder is not None else None,
+            on_disks=self._disks.filled if self._disks.any else None,
             relay_logs=self._open_guestlog(stack),
         )
         follow_time = HostTime(announce, self._plan.machine.timezone, tell=self._tell)
@@ -285,7 +306,7 @@ class Start:
         left_s, limit_s = self._plan.limit_s(name, time.monotonic())
         try:
             waited: set[asyncio.Future[Any]] = {
-                *(task, self._stop, guest.exited, guest.console.panic)
+                *(task, self._stop, guest.exited, guest.console.panic, guest.starved)
             }
             await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if task.done() and task.exception() is None:
@@ -293,6 +314,8 @@ class Start:
                 return task.result()
             if self._stop.done():
                 raise StopAskedError
+            if guest.starved.done():
+                raise self._disks.out_of_space()
             if task.done():
                 # A channel that broke is most often the first sign of a QEMU that ended.
                 await asyncio.wait({guest.exited}, timeout=PANIC_GRACE_S)

@@ -29,6 +29,8 @@ from innkeeper.errors import HostError, InnError, UsageError
 from innkeeper.hypervisors.qemu.balloon import bounded_size, set_balloon
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.control import Control
+from innkeeper.keeper.disks import hold_disks
+from innkeeper.keeper.diskwatch import DiskWatch, describe_space, feed, planned_disks
 from innkeeper.keeper.door import Door
 from innkeeper.keeper.failure import explain_agent_loss, explain_end
 from innkeeper.keeper.guest import PANIC_GRACE_S, Guest, Start, StopAskedError, StopRequest
@@ -55,6 +57,7 @@ from innkeeper.keeper.policy import STABLE_S, restart_delay_s
 from innkeeper.keeper.remains import sweep_networks
 from innkeeper.keeper.still import Stillness
 from innkeeper.keeper.stop import climb
+from innkeeper.model.disk import DiskState
 from innkeeper.model.record import LIVE_STATES, Record, State
 from innkeeper.registry.names import Claim, claim
 from innkeeper.system.descriptors import silence_output
@@ -86,6 +89,7 @@ async def keep(plan: RunPlan, control: Control) -> None:
                 from innkeeper.images.bundles import hold_bundle
 
                 stack.callback(hold_bundle(plan.layout.images, plan.image.name).release)
+            hold_disks(plan.layout, plan.disks, stack)
             stack.enter_context(_watching(held, control))
             lifecycle = Lifecycle(plan, control, held)
             stack.callback(lifecycle.close_ledger)
@@ -119,6 +123,7 @@ class Lifecycle:
             keeper_pid=os.getpid(),
             guest_cid=held.guest_cid,
             error=None,
+            disks=tuple(planned_disks(plan).values()),
         )
         self._ledger = Ledger(plan.layout, held, record, stays=plan.record is not None)
 
@@ -183,6 +188,7 @@ class Lifecycle:
         starts = self._record.starts + 1
         self._enter("starting", must=must, starts=starts, stages={}, guest={}, rung=None)
         stop = self._control.stop
+        disks = DiskWatch(self._plan, note=self._note_disks, tell=self._tell_space)
         try:
             async with AsyncExitStack() as stack:
                 start = Start(
@@ -193,12 +199,15 @@ class Lifecycle:
                     on_qemu=lambda pid: self._ledger.write(qemu_pid=pid),
                     on_forwards=lambda ports: self._ledger.write(forwards=ports),
                     audience=self._audience,
+                    disks=disks,
                 )
                 guest, report = await start.run(stack)
                 self._guest = guest
                 self._was_ready = True
                 self.peak_kib = (memory_pss_bytes(os.getpid()) or 0) // 1024
                 guest.qemu.on_memory = self._note_memory
+                feeding = feed(guest, disks, present=self._present, enter=self._enter)
+                stack.callback(asyncio.ensure_future(feeding).cancel)
                 self._enter(
                     "running",
                     guest=report.guest,
@@ -318,6 +327,24 @@ class Lifecycle:
 
     def _on_still(self, state: State) -> None:
         self._enter(state, reason="one of its disks is read" if state == "paused" else "resumed")
+
+    def _note_disks(self, disks: tuple[DiskState, ...]) -> None:
+        self._ledger.write(disks=disks)
+
+    def _tell_space(self, disk: DiskState) -> None:
+        """A disk of the guest is full, or is not any more; the guest's own state stays."""
+        record = self._record
+        event = StateChanged(
+            record.name,
+            record.state,
+            time.time(),
+            describe_space(disk),
+            disk=disk.name,
+            space=disk.space,
+        )
+        self._control.send(event)
+        if self._door is not None:
+            self._door.tell(event)
 
     def _present(self) -> StateChanged:
         record = self._record

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from innkeeper.model.disk import SpaceState
 from innkeeper.model.record import State
 
 Reason = Literal["stopped", "powered-off", "rebooted", "failed"]
@@ -32,15 +33,19 @@ class StageDone(msgspec.Struct, frozen=True, tag_field="event", tag="stage"):
 
 
 class StateChanged(msgspec.Struct, frozen=True, tag_field="event", tag="state"):
-    """The guest entered a state.
+    """The guest entered a state; or, with `disk`, that disk of it did.
 
     :ivar at: seconds since the epoch.
+    :ivar disk: the name of a disk.
+    :ivar space: how full that is now.
     """
 
     name: str
     state: State
     at: float
     reason: str = ""
+    disk: str = ""
+    space: SpaceState | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.hypervisors.qemu.plan import QemuPlan, plan_qemu
+from innkeeper.model.disk import AttachedDisk, Layer
 from innkeeper.model.firmware import Firmware, GuestFirmware
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
@@ -23,6 +24,10 @@ from innkeeper.system.sockets import check_socket_path
 _QEMU_LIMIT_S = 20.0
 _BOOT_LIMIT_S = {"kvm": 60.0, "tcg": 120.0}
 _NETWORK_LIMIT_S = 20.0
+# A damaged disk is repaired before the guest is ready, and may be large.
+_REPAIR_LIMIT_S = 600.0
+# For what a guest of a run has not written to its disks yet.
+RUN_END_LIMIT_S = 30.0
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -48,6 +53,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     :ivar firmware: UEFI firmware and the guest's file of variables.
     :ivar link: the guest's network card.
     :ivar shares: how folders of the host are served, if any are.
+    :ivar disks: the machine's own disks.
+    :ivar layer: where what the guest writes over its root is kept, if it is.
     :ivar tap_pools: ranges of addresses for tap networks.
     """
 
@@ -70,6 +77,14 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     link: Link | None = None
     tap_pools: str = ""
     shares: SharePlan | None = None
+    disks: tuple[AttachedDisk, ...] = ()
+    layer: Layer | None = None
+
+    @property
+    def end_limit_s(self) -> float:
+        """The time that the guest of a run gets for its end; 0 where it has nothing to lose."""
+        writes = self.layer is not None or any(not disk.read_only for disk in self.disks)
+        return RUN_END_LIMIT_S if writes else 0.0
 
     @property
     def logs(self) -> LogFolder | None:
@@ -107,35 +122,31 @@ def plan_run(
     link: Link | None = None,
     tap_pools: str = "",
     shares: SharePlan | None = None,
+    disks: tuple[AttachedDisk, ...] = (),
 ) -> RunPlan:
     """The plan for one run.
 
     :raise PathTooLong: a socket path of the plan is over 107 bytes.
     """
     folder = layout.guest(machine.name)
-    sockets = {
-        "vsock": folder.vsock,
-        "announce": folder.announce,
-        "agent": folder.agent,
-        "keeper": folder.keeper,
-    }
-    if log_dir is not None:
-        sockets["guestlog"] = guestlog_socket(folder)
-    for path in sockets.values():
-        check_socket_path(path)
-    # A guest dials ports of up to ten digits next to the vsock socket.
-    check_socket_path(folder.path / f"{folder.vsock.name}_4294967295")
-    own_firmware = None
-    if firmware is not None:
-        # Those of a run are thrown away with its runtime folder.
-        stays = layout.machine(machine.name).firmware_variables
-        variables = folder.firmware_variables if record is None else stays
-        own_firmware = GuestFirmware(firmware=firmware, variables=str(variables))
+    sockets = _plan_sockets(folder, logs=log_dir is not None)
+    stays = record is not None
+    own_firmware = _plan_firmware(firmware, machine, layout, stays=stays)
+    layer = _plan_layer(machine, image, layout) if stays else None
     return RunPlan(
         machine=machine,
         image=image,
         host=host,
-        qemu=plan_qemu(machine, image, host, firmware=own_firmware, link=link, shares=shares),
+        qemu=plan_qemu(
+            machine,
+            image,
+            host,
+            layer=None if layer is None else layer.path,
+            attached=disks,
+            firmware=own_firmware,
+            link=link,
+            shares=shares,
+        ),
         layout=layout,
         sockets={purpose: str(path) for purpose, path in sockets.items()},
         console_file=console_file,
@@ -149,13 +160,54 @@ def plan_run(
         link=link,
         tap_pools=tap_pools,
         shares=shares,
+        disks=disks,
+        layer=layer,
+    )
+
+
+def _plan_sockets(folder: GuestFolder, *, logs: bool) -> dict[str, Path]:
+    sockets = {
+        "vsock": folder.vsock,
+        "announce": folder.announce,
+        "agent": folder.agent,
+        "keeper": folder.keeper,
+    }
+    if logs:
+        sockets["guestlog"] = guestlog_socket(folder)
+    for path in sockets.values():
+        check_socket_path(path)
+    # A guest dials ports of up to ten digits next to the vsock socket.
+    check_socket_path(folder.path / f"{folder.vsock.name}_4294967295")
+    return sockets
+
+
+def _plan_firmware(
+    firmware: Firmware | None, machine: Machine, layout: Layout, *, stays: bool
+) -> GuestFirmware | None:
+    if firmware is None:
+        return None
+    # Those of a run are thrown away with its runtime folder.
+    variables = layout.guest(machine.name).firmware_variables
+    if stays:
+        variables = layout.machine(machine.name).firmware_variables
+    return GuestFirmware(firmware=firmware, variables=str(variables))
+
+
+def _plan_layer(machine: Machine, image: Image, layout: Layout) -> Layer | None:
+    if machine.root_overlay != "keep" or image.root is None:
+        return None
+    folder = layout.machine(machine.name)
+    return Layer(
+        path=str(folder.layer), description=str(folder.layer_description), over=image.digest
     )
 
 
 def _plan_stages(machine: Machine, host: HostFacts, wait: Wait) -> tuple[Stage, ...]:
     stages = [Stage("qemu", _QEMU_LIMIT_S)]
     if wait != "none":
-        stages.append(Stage("boot", _BOOT_LIMIT_S[host.accelerator.accel]))
+        boot_s = _BOOT_LIMIT_S[host.accelerator.accel]
+        has_disks = bool(machine.disks) or machine.root_overlay == "keep"
+        stages.append(Stage("boot", boot_s + has_disks * _REPAIR_LIMIT_S))
         if machine.network != "none":
             stages.append(Stage("network", _NETWORK_LIMIT_S))
     return tuple(stages)

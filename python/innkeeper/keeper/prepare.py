@@ -16,8 +16,10 @@ from innkeeper.hypervisors.qemu.probe import choose_accelerator
 from innkeeper.images.kernel import check_efi_stub, check_initrd
 from innkeeper.images.tiny import NAME as TINY
 from innkeeper.images.tiny import prepare_tiny
+from innkeeper.keeper.disks import needed_fstypes, prepare_disks
 from innkeeper.keeper.plan import RunPlan, plan_run
 from innkeeper.keeper.shares import prepare_shares
+from innkeeper.model.disk import FsType
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine, Wait
@@ -84,7 +86,8 @@ def prepare_run(
     qemu = qemu_facts(layout.cache)
     firmware = find_firmware(machine.firmware)
     check_zone(machine.timezone)
-    image = _choose_image(machine, layout, report)
+    disks = prepare_disks(machine, layout)
+    image = _choose_image(machine, layout, report, fstypes=needed_fstypes(machine, disks))
     shares = prepare_shares(machine, image, qemu, layout, report=report)
     if firmware is not None:
         check_efi_stub(Path(image.kernel_source))
@@ -118,6 +121,7 @@ def prepare_run(
         link=_plan_link(machine, layout, kvm=verdict.accel == "kvm"),
         tap_pools=tap_pools,
         shares=shares,
+        disks=disks,
     )
 
 
@@ -191,19 +195,29 @@ def _stored_image(machine: Machine, layout: Layout, report: Callable[[str], None
     return prepare_bundle(bundle, folder, layout.cache, report=report, flavour=machine.flavour)
 
 
-def _extra_drivers(machine: Machine) -> tuple[str, ...]:
+def _extra_drivers(machine: Machine, fstypes: tuple[FsType, ...]) -> tuple[str, ...]:
     """What a machine needs of the tiny image beyond what all have."""
-    return SHARE_DRIVERS if machine.shares else ()
+    return (*(SHARE_DRIVERS if machine.shares else ()), *fstypes)
 
 
-def _choose_image(machine: Machine, layout: Layout, report: Callable[[str], None]) -> Image:
+def _choose_image(
+    machine: Machine,
+    layout: Layout,
+    report: Callable[[str], None],
+    *,
+    fstypes: tuple[FsType, ...],
+) -> Image:
     if machine.image == TINY:
         kernel = Path(machine.kernel).absolute() if machine.kernel else None
         image = prepare_tiny(
-            layout.cache, report=report, kernel=kernel, drivers=_extra_drivers(machine)
+            layout.cache, report=report, kernel=kernel, drivers=_extra_drivers(machine, fstypes)
         )
     else:
         image = _stored_image(machine, layout, report)
+    if machine.initrd is None and fstypes:
+        from innkeeper.images.disk_tools import add_disk_tools
+
+        return add_disk_tools(image, layout.cache, fstypes, report=report)
     if machine.initrd is None:
         return image
     initrd = Path(machine.initrd).absolute()

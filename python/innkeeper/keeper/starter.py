@@ -160,7 +160,8 @@ class KeeperHandle:
         with contextlib.suppress(OSError):
             self._sock.sendall(msgspec.json.encode(Stop()) + b"\n")
         with contextlib.suppress(ProtocolError, msgspec.MsgspecError):
-            self.wait_end(_TEARDOWN_LIMIT_S)
+            # The later rungs of the ladder have a tenth of the first one's time each.
+            self.wait_end(_TEARDOWN_LIMIT_S + 1.3 * self.plan.end_limit_s)
         self._sock.close()
         if self.child.pidfd >= 0:
             wait_for_exit(self.child.pidfd, _TEARDOWN_LIMIT_S if self.ended else 0.0)

@@ -23,6 +23,8 @@ from innkeeper.model.sizes import GIB, MIB, format_size
 
 DiskFormat = Literal["raw", "qcow2"]
 FsType = Literal["ext4", "btrfs"]
+DiskCondition = Literal["GOOD", "MADE", "PARTIAL_DATA_LOSS"]
+SpaceState = Literal["NORMAL", "LOW", "CRITICAL"]
 FS_TYPES: tuple[FsType, ...] = get_args(FsType)
 
 DISK_FILE = "disk.json"
@@ -32,6 +34,8 @@ DISK_VERSION = 1
 # A page, and what file systems count in; disks of other sizes lose the rest.
 GRAIN_BYTES = 4096
 AUTO_MINIMUM_BYTES = GIB
+# Of a layer over a root, which takes what is written to it.
+LAYER_BYTES = 16 * GIB
 # mkfs.btrfs wants 109 MiB; an ext4 of 16 MiB has room for its journal.
 _MINIMUM_BYTES: dict[FsType, int] = {"ext4": 16 * MIB, "btrfs": 128 * MIB}
 
@@ -62,6 +66,55 @@ class StoredDisk(msgspec.Struct, frozen=True, kw_only=True):
     fstype: FsType = "ext4"
     user_chosen_size: bool = False
     created_at: float = 0.0
+
+
+class AttachedDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk at one start of a guest.
+
+    :ivar name: for people.
+    :ivar file: on this host; absolute.
+    :ivar path: where the guest mounts it.
+    :ivar keeps_blocks: what the guest frees stays taken on this host.
+    """
+
+    name: str
+    serial: str
+    file: str
+    path: str
+    fstype: FsType
+    file_format: DiskFormat = "raw"
+    read_only: bool = False
+    keeps_blocks: bool = False
+
+
+class DiskState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a disk of a running guest.
+
+    :ivar condition: how the guest found it; None until it has told.
+    :ivar detail: what the guest did about it.
+    :ivar space: None until the guest has told how full it is.
+    """
+
+    name: str
+    path: str
+    condition: DiskCondition | None = None
+    detail: str = ""
+    space: SpaceState | None = None
+    total_bytes: int = 0
+    free_bytes: int = 0
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine keeps over its image's root.
+
+    :ivar path: of the file that is the layer's disk.
+    :ivar description: of the file that says over which image it was made.
+    :ivar over: the image's digest.
+    """
+
+    path: str
+    description: str
+    over: str
 
 
 class DiskUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +184,21 @@ def _check_place(path: str) -> str:
     if len(plain.encode()) > _PATH_MAXIMUM:
         raise UsageError(f"{plain[:40]}... is too long a path", fix="give a shorter one")
     return plain
+
+
+def space_state(before: SpaceState | None, total_bytes: int, free_bytes: int) -> SpaceState:
+    """How full a disk is to be called.
+
+    LOW begins below a tenth or 1 GiB, CRITICAL below a fiftieth or 256 MiB, whichever is
+    less. A state is left with a quarter more, so that a disk at its edge is told of once.
+    """
+    low = min(total_bytes // 10, GIB)
+    critical = min(total_bytes // 50, 256 * MIB)
+    if free_bytes < critical * (5 if before == "CRITICAL" else 4) // 4:
+        return "CRITICAL"
+    if free_bytes < low * (4 if before in (None, "NORMAL") else 5) // 4:
+        return "LOW"
+    return "NORMAL"
 
 
 def check_size(size_bytes: int, fstype: FsType) -> int:

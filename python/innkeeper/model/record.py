@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from innkeeper.model.disk import DiskState
 from innkeeper.model.network import GuestNetwork
 
 State = Literal["created", "starting", "running", "paused", "stopping", "stopped", "failed"]
@@ -35,6 +36,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     :ivar network: of a running guest.
     :ivar forwards: ports of the guest with those of the host that lead there by themselves;
         only true in a runtime folder's record.
+    :ivar disks: the disks of the last start; how full they are is only true in a runtime
+        folder's record.
     :ivar starts: how often it was started; `restarts`, how often by its policy.
     """
 
@@ -54,6 +57,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     network: GuestNetwork | None = None
     forwards: dict[int, int] = {}
+    disks: tuple[DiskState, ...] = ()
     starts: int = 0
     restarts: int = 0
 

@@ -165,6 +165,16 @@ class MachineFolder(LogFolder, frozen=True):
         """The machine's UEFI variables, as its firmware and its guest wrote them."""
         return self.path / "uefi-vars.fd"
 
+    @property
+    def layer(self) -> Path:
+        """What the guest wrote over its image's root, a disk."""
+        return self.path / "layer.img"
+
+    @property
+    def layer_description(self) -> Path:
+        """Over which image the layer was made, as JSON."""
+        return self.path / "layer.json"
+
 
 class SshFolder(msgspec.Struct, frozen=True):
     """The folder with the one host key that all machines of a user show."""

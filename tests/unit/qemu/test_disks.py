@@ -7,8 +7,15 @@ import msgspec
 import pytest
 
 from innkeeper.errors import UsageError
-from innkeeper.hypervisors.qemu.disks import SERIAL_MAXIMUM, Disk, plan_disks, root_words
+from innkeeper.hypervisors.qemu.disks import (
+    SERIAL_MAXIMUM,
+    Disk,
+    disk_options,
+    plan_disks,
+    root_words,
+)
 from innkeeper.hypervisors.qemu.plan import plan_qemu
+from innkeeper.model.disk import AttachedDisk
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image, Root
 from innkeeper.model.machine import Machine
@@ -73,3 +80,54 @@ def test_serials_fit() -> None:
     from innkeeper.hypervisors.qemu import disks
 
     assert max(len(disks.ROOT_SERIAL), len(disks.LAYER_SERIAL)) <= SERIAL_MAXIMUM
+
+
+def attached(**changes: object) -> AttachedDisk:
+    base = AttachedDisk(
+        name="data", serial="0123", file="/d/a,b/disk.img", path="/mnt/a b", fstype="ext4"
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_disks_of_a_machine_on_each_bus(machine: Machine, image: Image, host: HostFacts) -> None:
+    disks = (attached(), attached(serial="4567", path="/b", fstype="btrfs", read_only=True))
+    plan = plan_qemu(machine, image, host, attached=disks)
+    assert "virtio-blk-device,drive=disk-0123,serial=0123" in plan.argv
+    assert 'inn.disk="0123:/mnt/a b:ext4" inn.disk="4567:/b:btrfs"' in plan.cmdline
+    q35 = plan_qemu(
+        msgspec.structs.replace(machine, oem_strings=("x",)), image, host, attached=disks
+    )
+    assert "virtio-blk-pci,drive=disk-4567,serial=4567" in q35.argv
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_the_format_of_a_disk_is_told(image: Image, keeps: bool) -> None:
+    discard = "ignore" if keeps else "unmap"
+    raw, qcow2 = plan_disks(
+        Machine(name="box"),
+        image,
+        attached=(
+            attached(keeps_blocks=keeps),
+            attached(file_format="qcow2", keeps_blocks=keeps, read_only=True),
+        ),
+    )
+    assert disk_options(raw)[1] == (
+        f"driver=raw,node-name=disk-0123,read-only=off,discard={discard},"
+        "file.driver=file,file.filename=/d/a,,b/disk.img"
+    )
+    assert msgspec.json.decode(disk_options(qcow2)[1]) == {
+        "driver": "qcow2",
+        "node-name": "disk-0123",
+        "read-only": True,
+        "discard": discard,
+        "backing": None,
+        "file": {"driver": "file", "filename": "/d/a,b/disk.img"},
+    }
+
+
+def test_a_command_line_that_the_kernel_would_cut_is_refused(
+    machine: Machine, image: Image, host: HostFacts
+) -> None:
+    disks = tuple(attached(serial=f"{n}", path=f"/{n}{'x' * 240}") for n in range(10))
+    with pytest.raises(UsageError, match="kernel command line"):
+        plan_qemu(machine, image, host, attached=disks)

@@ -11,10 +11,10 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::agent::Agent;
-use crate::console;
 use crate::process::environment::{DEFAULT_PATH, Environment};
 use crate::process::spawn::{Plan, c_strings, spawn};
 use crate::process::users::Database;
+use crate::{console, disks};
 
 /// How long answers on their way may take.
 const ANSWERS: Duration = Duration::from_millis(500);
@@ -69,6 +69,8 @@ async fn power_off(agent: &Agent) {
     }
     // Their users learn how the processes ended, in place of a reset.
     let _ = timeout(ANSWERS, agent.sessions_over()).await;
+    // However long it takes: the host has a limit for all of the end.
+    let _ = tokio::task::spawn_blocking(disks::flush).await;
     if timeout(SYNC_LIMIT, tokio::task::spawn_blocking(release_disks))
         .await
         .is_err()

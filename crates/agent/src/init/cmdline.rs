@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel command line's `inn.` parameters.
 
+use crate::disks::Disk;
+
 /// Longest host name the kernel takes.
 const MAX_HOSTNAME: usize = 64;
 
@@ -19,6 +21,8 @@ pub struct Cmdline {
     pub root: Option<Root>,
     /// `inn.shares=` and the `inn.share=` with it.
     pub shares: Option<Shares>,
+    /// `inn.disk=`, each of them.
+    pub disks: Vec<Disk>,
 }
 
 /// A root file system other than the initramfs.
@@ -118,6 +122,8 @@ fn parse(text: &str) -> Cmdline {
             shares = parse_transport(value);
         } else if let Some(value) = word.strip_prefix("inn.share=") {
             places.extend(parse_place(value));
+        } else if let Some(disk) = word.strip_prefix("inn.disk=") {
+            cmdline.disks.extend(Disk::parse(disk));
         } else if word == "--" {
             // What follows is init's argv, by the kernel's own rule.
             break;
@@ -254,6 +260,13 @@ mod tests {
         assert!(parse("quiet inn.console=shell").console_shell);
         assert!(parse("inn.units=off").units_off);
         assert!(!parse("inn.console=nothing -- inn.console=shell").console_shell);
+    }
+
+    #[test]
+    fn disks_with_blanks_in_their_paths() {
+        let disks = parse("inn.disk=\"1:/a b:ext4\" inn.disk=2:/c:btrfs inn.disk=3:d:ext4").disks;
+        let paths: Vec<_> = disks.iter().map(|disk| disk.path.as_str()).collect();
+        assert_eq!(paths, ["/a b", "/c"]);
     }
 
     #[test]

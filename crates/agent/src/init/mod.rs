@@ -9,12 +9,15 @@ mod root;
 mod shares;
 mod system;
 
+use std::io;
 use std::time::Duration;
 
 use inn_wire::announce::Failure;
 
 use crate::agent::Settings;
 use crate::console;
+use crate::disks::report::Report;
+use crate::disks::{self, Disk};
 use crate::failures::describe;
 use crate::transport::Transport;
 
@@ -34,18 +37,18 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     modules::load_all(&cmdline.modules, &mut problems);
     mounts::mount_firmware_variables(&mut problems);
     problems.say_all();
-    if let Some(root) = &cmdline.root {
-        enter_root(root, &mut problems);
-    }
-    if let Some(shares) = &cmdline.shares {
-        if let Err(error) = shares::mount_all(shares) {
-            problems.add("share", error);
-            give_up(&mut problems);
+    match &cmdline.root {
+        Some(root) => enter_root(root, &cmdline.disks, &mut problems),
+        None => {
+            insist("disk", mount_disks(&cmdline.disks, "", None), &mut problems);
+            disks::tools::drop_all();
         }
     }
+    if let Some(shares) = &cmdline.shares {
+        insist("share", shares::mount_all(shares), &mut problems);
+    }
     if let Some(init) = cmdline.root.as_ref().and_then(|root| root.init.as_deref()) {
-        problems.add("init", root::hand_over(init));
-        give_up(&mut problems);
+        insist("init", Err(root::hand_over(init)), &mut problems);
     }
     problems.say_all();
     let settings = Settings {
@@ -59,21 +62,37 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
 }
 
 /// Goes on with a root of its own, still with the agent as PID 1.
-fn enter_root(root: &cmdline::Root, problems: &mut Problems) {
-    if let Err(error) = root::enter(root, problems) {
-        problems.add("root", error);
-        give_up(problems);
-    }
+fn enter_root(root: &cmdline::Root, disks: &[Disk], problems: &mut Problems) {
+    let result = root::enter(root, disks, problems);
+    insist("root", result, problems);
     if root.init.is_none() {
         mounts::mount_after_root(problems);
     }
 }
 
-/// Without its root or a share, a guest is not what was asked for: it ends, and
+/// Without its root, a disk or a share, a guest is not what was asked for: it ends, and
 /// its last words on the console say why.
-fn give_up(problems: &mut Problems) -> ! {
-    problems.say_all();
-    system::give_up()
+fn insist(what: &str, result: io::Result<()>, problems: &mut Problems) {
+    if let Err(error) = result {
+        problems.add(what, error);
+        problems.say_all();
+        system::give_up();
+    }
+}
+
+/// Mounts disks below `top`, and keeps how each was found.
+fn mount_disks(wanted: &[Disk], top: &str, layer: Option<Report>) -> io::Result<()> {
+    let mut reports = disks::mounting::mount_all(wanted, top)?;
+    reports.extend(layer);
+    if reports.is_empty() {
+        return Ok(());
+    }
+    disks::report::save(&reports)
+}
+
+/// Loads a module that is not always needed; a kernel may have it built in.
+pub fn load_module(name: &str) {
+    modules::load_all(&[name.to_owned()], &mut Problems::default());
 }
 
 /// What went wrong so far.

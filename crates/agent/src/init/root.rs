@@ -11,7 +11,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
@@ -19,10 +18,10 @@ use nix::unistd::{chroot, execv};
 
 use super::Problems;
 use super::cmdline::{Overlay, Root, Source, Tools};
-
-/// A disk is there when its driver is loaded; a slow host gets some time.
-const DEVICE_LIMIT: Duration = Duration::from_secs(10);
-const DEVICE_POLL: Duration = Duration::from_millis(5);
+use crate::disks::device::{find_disk, wait_for};
+use crate::disks::mounting::mount_disk;
+use crate::disks::report::Report;
+use crate::disks::{Disk, FsType};
 
 const LOWER: &str = "/sysroot";
 const LAYER: &str = "/layer";
@@ -38,15 +37,17 @@ const AGENT: &str = "/run/innkeeper/inn-agent";
 const MEMORY_FILE_SYSTEMS: &[i64] = &[0x8584_58f6, 0x0102_1994];
 
 /// Makes the root that the command line names the root of this process.
-pub fn enter(root: &Root, problems: &mut Problems) -> io::Result<()> {
+pub fn enter(root: &Root, disks: &[Disk], problems: &mut Problems) -> io::Result<()> {
     for folder in [LOWER, LAYER, MERGED] {
         make_folder(folder)?;
     }
     mount_source(root, LOWER)?;
-    let top = put_under_layer(root)?;
+    let (top, layer) = put_under_layer(root)?;
     if let Some(tools) = &root.tools {
         problems.check("tools", mount_tools(tools, top));
     }
+    super::mount_disks(disks, top, layer)
+        .map_err(|error| io::Error::other(format!("disk: {error}")))?;
     for kept in KEPT_MOUNTS {
         let target = format!("{top}{kept}");
         let _ = make_folder(&target);
@@ -121,23 +122,22 @@ fn mount_tools(tools: &Tools, top: &str) -> io::Result<()> {
 }
 
 /// Where the root is in the end: with or without a writable layer.
-fn put_under_layer(root: &Root) -> io::Result<&'static str> {
-    match &root.overlay {
-        Overlay::None => return Ok(LOWER),
-        Overlay::Temp => mount(
-            Some("tmpfs"),
-            LAYER,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=0755,size=75%"),
-        )
-        .map_err(|errno| failed("mount the layer", errno))?,
-        Overlay::Keep(serial) => {
-            let disk = find_disk(serial)?;
-            mount(Some(&disk), LAYER, Some("ext4"), MsFlags::MS_NOATIME, NONE)
-                .map_err(|errno| failed(&format!("mount {}", disk.display()), errno))?;
+fn put_under_layer(root: &Root) -> io::Result<(&'static str, Option<Report>)> {
+    let layer = match &root.overlay {
+        Overlay::None => return Ok((LOWER, None)),
+        Overlay::Temp => {
+            mount(
+                Some("tmpfs"),
+                LAYER,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some("mode=0755,size=75%"),
+            )
+            .map_err(|errno| failed("mount the layer", errno))?;
+            None
         }
-    }
+        Overlay::Keep(serial) => Some(mount_layer(serial)?),
+    };
     for folder in ["upper", "work"] {
         make_folder(&format!("{LAYER}/{folder}"))?;
     }
@@ -150,35 +150,18 @@ fn put_under_layer(root: &Root) -> io::Result<&'static str> {
         Some(options.as_str()),
     )
     .map_err(|errno| failed("mount the overlay", errno))?;
-    Ok(MERGED)
+    Ok((MERGED, layer))
 }
 
-/// The block device whose serial number the host set.
-fn find_disk(serial: &str) -> io::Result<PathBuf> {
-    let end = Instant::now() + DEVICE_LIMIT;
-    loop {
-        for entry in fs::read_dir("/sys/block")?.flatten() {
-            let known = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-            if known.trim_end() == serial {
-                return wait_for(&Path::new("/dev").join(entry.file_name()));
-            }
-        }
-        if Instant::now() >= end {
-            return Err(io::Error::other(format!("no disk with serial {serial}")));
-        }
-        std::thread::sleep(DEVICE_POLL);
-    }
-}
-
-fn wait_for(device: &Path) -> io::Result<PathBuf> {
-    let end = Instant::now() + DEVICE_LIMIT;
-    while !device.exists() {
-        if Instant::now() >= end {
-            return Err(io::Error::other(format!("no device {}", device.display())));
-        }
-        std::thread::sleep(DEVICE_POLL);
-    }
-    Ok(device.to_owned())
+fn mount_layer(serial: &str) -> io::Result<Report> {
+    let disk = Disk {
+        serial: serial.to_owned(),
+        // What is free there is what is free on the root.
+        path: "/".to_owned(),
+        fstype: FsType::Ext4,
+    };
+    mount_disk(&disk, LAYER, MsFlags::empty())
+        .map_err(|error| io::Error::other(format!("the layer: {error}")))
 }
 
 /// The initramfs ends, and with it the file this process runs from.

@@ -26,6 +26,29 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _DiskCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DiskConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiskCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISK_CONDITION_UNKNOWN: _DiskCondition.ValueType  # 0
+    DISK_CONDITION_GOOD: _DiskCondition.ValueType  # 1
+    DISK_CONDITION_MADE: _DiskCondition.ValueType  # 2
+    """It was blank; it has a new file system."""
+    DISK_CONDITION_PARTIAL_DATA_LOSS: _DiskCondition.ValueType  # 3
+    """It was damaged; what could be saved is there."""
+
+class DiskCondition(_DiskCondition, metaclass=_DiskConditionEnumTypeWrapper): ...
+
+DISK_CONDITION_UNKNOWN: DiskCondition.ValueType  # 0
+DISK_CONDITION_GOOD: DiskCondition.ValueType  # 1
+DISK_CONDITION_MADE: DiskCondition.ValueType  # 2
+"""It was blank; it has a new file system."""
+DISK_CONDITION_PARTIAL_DATA_LOSS: DiskCondition.ValueType  # 3
+"""It was damaged; what could be saved is there."""
+Global___DiskCondition: _TypeAlias = DiskCondition  # noqa: Y015
+
 class _PortProtocol:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -50,24 +73,28 @@ class AgentMessage(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     @_builtins.property
     def ports(self) -> Global___Ports: ...
+    @_builtins.property
+    def disks(self) -> Global___Disks: ...
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         failure: Global___Failure | None = ...,
         ports: Global___Ports | None = ...,
+        disks: Global___Disks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "msg", b"msg", "ports", b"ports"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "failure", b"failure", "hello", b"hello", "msg", b"msg", "ports", b"ports"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "msg", b"msg", "ports", b"ports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "failure", b"failure", "hello", b"hello", "msg", b"msg", "ports", b"ports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["hello", "failure", "ports"]  # noqa: Y015
+    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["hello", "failure", "ports", "disks"]  # noqa: Y015
     _WhichOneofArgType_msg: _TypeAlias = _typing.Literal["msg", b"msg"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_msg) -> _WhichOneofReturnType_msg | None: ...
 
@@ -85,6 +112,7 @@ class Hello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     STARTED_NS_FIELD_NUMBER: _builtins.int
     READY_NS_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
     agent_version: _builtins.str
     kernel_release: _builtins.str
     is_init: _builtins.bool
@@ -93,6 +121,10 @@ class Hello(_message.Message):
     started_ns: _builtins.int
     """CLOCK_BOOTTIME when the agent's main() began and when Hello was sent."""
     ready_ns: _builtins.int
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskReport]:
+        """The machine's disks as they were found, at most 16; a layer over the root is one."""
+
     def __init__(
         self,
         *,
@@ -102,14 +134,41 @@ class Hello(_message.Message):
         boot_id: _builtins.str = ...,
         started_ns: _builtins.int = ...,
         ready_ns: _builtins.int = ...,
+        disks: _abc.Iterable[Global___DiskReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "is_init", b"is_init", "kernel_release", b"kernel_release", "ready_ns", b"ready_ns", "started_ns", b"started_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "disks", b"disks", "is_init", b"is_init", "kernel_release", b"kernel_release", "ready_ns", b"ready_ns", "started_ns", b"started_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class DiskReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    condition: Global___DiskCondition.ValueType
+    detail: _builtins.str
+    """What was done about it. Bounded text."""
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        condition: Global___DiskCondition.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "detail", b"detail", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskReport: _TypeAlias = DiskReport  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
@@ -144,6 +203,7 @@ class HostMessage(_message.Message):
     WATCH_PORTS_FIELD_NUMBER: _builtins.int
     RELAY_LOGS_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
+    WATCH_DISKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -154,6 +214,8 @@ class HostMessage(_message.Message):
     def relay_logs(self) -> Global___RelayLogs: ...
     @_builtins.property
     def zone(self) -> Global___Zone: ...
+    @_builtins.property
+    def watch_disks(self) -> Global___WatchDisks: ...
     def __init__(
         self,
         *,
@@ -162,12 +224,13 @@ class HostMessage(_message.Message):
         watch_ports: Global___WatchPorts | None = ...,
         relay_logs: Global___RelayLogs | None = ...,
         zone: Global___Zone | None = ...,
+        watch_disks: Global___WatchDisks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs", "zone"]  # noqa: Y015
+    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs", "zone", "watch_disks"]  # noqa: Y015
     _WhichOneofArgType_msg: _TypeAlias = _typing.Literal["msg", b"msg"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_msg) -> _WhichOneofReturnType_msg | None: ...
 
@@ -279,6 +342,73 @@ class RelayLogs(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RelayLogs: _TypeAlias = RelayLogs  # noqa: Y015
+
+@_typing.final
+class WatchDisks(_message.Message):
+    """The agent is to say how full the machine's disks are, now and after every change
+    that matters. Nobody looks as long as no host asked.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDisks: _TypeAlias = WatchDisks  # noqa: Y015
+
+@_typing.final
+class Disks(_message.Message):
+    """All disks that are mounted, at most 16; sent at most every 2 s."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskSpace]: ...
+    def __init__(
+        self,
+        *,
+        disks: _abc.Iterable[Global___DiskSpace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disks: _TypeAlias = Disks  # noqa: Y015
+
+@_typing.final
+class DiskSpace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    total_bytes: _builtins.int
+    """Of the file system, for programs that are not root's."""
+    free_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "serial", b"serial", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskSpace: _TypeAlias = DiskSpace  # noqa: Y015
 
 @_typing.final
 class Ports(_message.Message):

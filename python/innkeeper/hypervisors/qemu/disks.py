@@ -7,12 +7,11 @@ there are or on which bus they are.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from innkeeper.errors import UsageError
 from innkeeper.hypervisors.qemu.pmem import PMEM_MODULES, pmem_root_words
+from innkeeper.model.disk import AttachedDisk, DiskFormat
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine
 
@@ -29,12 +28,14 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar serial: at most 20 characters.
     :ivar path: absolute.
+    :ivar keeps_blocks: what the guest frees stays taken on this host.
     """
 
     serial: str
     path: str
     read_only: bool
-    file_format: Literal["raw", "qcow2"] = "raw"
+    file_format: DiskFormat = "raw"
+    keeps_blocks: bool = False
 
     @property
     def node(self) -> str:
@@ -42,12 +43,33 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         return f"disk-{self.serial}"
 
 
-def plan_disks(machine: Machine, image: Image, *, layer: str | None = None) -> tuple[Disk, ...]:
+def plan_disks(
+    machine: Machine,
+    image: Image,
+    *,
+    layer: str | None = None,
+    attached: tuple[AttachedDisk, ...] = (),
+) -> tuple[Disk, ...]:
     """The disks of a start, in the order in which the guest numbers them.
 
     :param layer: the file that keeps what the guest writes over its root.
-    :raise UsageError: the guest is to keep it, and there is no such file.
+    :param attached: the machine's own disks.
+    :raise UsageError: the guest is to keep its layer, and there is no such file.
     """
+    own = tuple(
+        Disk(
+            serial=disk.serial,
+            path=disk.file,
+            read_only=disk.read_only,
+            file_format=disk.file_format,
+            keeps_blocks=disk.keeps_blocks,
+        )
+        for disk in attached
+    )
+    return (*_root_disks(machine, image, layer), *own)
+
+
+def _root_disks(machine: Machine, image: Image, layer: str | None) -> tuple[Disk, ...]:
     if image.root is None:
         return ()
     disks = []
@@ -66,14 +88,35 @@ def plan_disks(machine: Machine, image: Image, *, layer: str | None = None) -> t
 
 
 def disk_options(disk: Disk) -> tuple[str, ...]:
-    """The `-blockdev` of a disk."""
-    path = disk.path.replace(",", ",,")
-    state = "on" if disk.read_only else "off"
-    node = f"driver={disk.file_format},node-name={disk.node}"
-    return (
-        "-blockdev",
-        f"{node},read-only={state},discard=unmap,file.driver=file,file.filename={path}",
-    )
+    """The `-blockdev` of a disk.
+
+    The format is never guessed, and no file is opened but the one that is named here: a
+    guest may write whatever it likes to the beginning of a disk.
+    """
+    discard = "ignore" if disk.keeps_blocks else "unmap"
+    if disk.file_format == "raw":
+        path = disk.path.replace(",", ",,")
+        state = "on" if disk.read_only else "off"
+        node = f"driver=raw,node-name={disk.node}"
+        file = f"file.driver=file,file.filename={path}"
+        return ("-blockdev", f"{node},read-only={state},discard={discard},{file}")
+    # Only JSON can say "without a backing file, whatever the header says".
+    value: dict[str, object] = {
+        "driver": disk.file_format,
+        "node-name": disk.node,
+        "read-only": disk.read_only,
+        "discard": discard,
+        "backing": None,
+        "file": {"driver": "file", "filename": disk.path},
+    }
+    return ("-blockdev", msgspec.json.encode(value).decode())
+
+
+def disk_words(attached: tuple[AttachedDisk, ...], image: Image) -> tuple[str, ...]:
+    """What the agent must know to mount them (`crates/agent/src/disks/`)."""
+    if not image.agent:
+        return ()
+    return tuple(f'inn.disk="{disk.serial}:{disk.path}:{disk.fstype}"' for disk in attached)
 
 
 def disk_device(disk: Disk, suffix: str) -> str:

@@ -35,6 +35,7 @@ class Qemu:
     :ivar console: our end of the serial console.
     :ivar shutdown_reason: QMP's word for why the guest ended ("guest-reset",
         "guest-shutdown", ...), once it has.
+    :ivar on_full: called when the guest's CPUs were stopped because this host's disk is full.
     :ivar on_memory: called with QMP's word for the guest's memory whenever it changed.
     """
 
@@ -43,6 +44,7 @@ class Qemu:
         self.console = ends["console"]
         self.vsock: StreamSocket | None = ends["vsock"]
         self.shutdown_reason: str | None = None
+        self.on_full: Callable[[], None] | None = None
         self.on_memory: Callable[[object], None] | None = None
         self._qmp_end = ends["qmp"]
         self._qmp: QMPClient | None = None
@@ -79,6 +81,14 @@ class Qemu:
         assert self._qmp is not None, "connect() comes first"
         answer: object = await self._qmp.execute(command, arguments)
         return answer
+
+    async def stopped_for_space(self) -> bool:
+        """Whether the CPUs stand still because of a disk of this host.
+
+        :raise QMPError: QEMU is gone.
+        """
+        answer: Any = await self.execute("query-status")
+        return bool(answer.get("status") == "io-error")
 
     def stderr_lines(self) -> tuple[str, ...]:
         """What QEMU said on stderr so far (the first 16 KiB), for evidence."""
@@ -132,6 +142,10 @@ class Qemu:
             data: Any = event.get("data", {})
             if event["event"] == "BALLOON_CHANGE" and self.on_memory is not None:
                 self.on_memory(data.get("actual"))
+            # QEMU's own choice for a full disk (werror=enospc); other errors the guest gets.
+            stopped = event["event"] == "BLOCK_IO_ERROR" and data.get("action") == "stop"
+            if stopped and self.on_full is not None:
+                self.on_full()
             if event["event"] == "SHUTDOWN":
                 self.shutdown_reason = str(data.get("reason", "unknown"))
 

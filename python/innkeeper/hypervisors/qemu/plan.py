@@ -12,11 +12,13 @@ from collections.abc import Mapping
 
 import msgspec
 
+from innkeeper.errors import UsageError
 from innkeeper.hypervisors.qemu.balloon import balloon_option
 from innkeeper.hypervisors.qemu.disks import (
     Disk,
     disk_device,
     disk_options,
+    disk_words,
     plan_disks,
     root_modules,
     root_words,
@@ -36,6 +38,7 @@ from innkeeper.hypervisors.qemu.shares import (
     share_options,
     share_words,
 )
+from innkeeper.model.disk import AttachedDisk
 from innkeeper.model.firmware import GuestFirmware
 from innkeeper.model.host import HostFacts
 from innkeeper.model.image import Image
@@ -50,6 +53,9 @@ DESCRIPTORS = ("qmp", "console", "vsock")
 # TCG runs the string instructions that ERMS and FSRM recommend byte by byte:
 # without the two flags the guest's kernel copies 2 to 6 times faster.
 _CPUS: dict[Accelerator, str] = {"kvm": "host", "tcg": "max,erms=off,fsrm=off"}
+
+# COMMAND_LINE_SIZE of the kernel's arch/x86, with its terminating zero.
+_CMDLINE_MAXIMUM_BYTES = 2047
 
 # Modules of the guest that its devices need, in load order.
 _TRANSPORT_MODULES = {"virtio-mmio": "virtio_mmio", "virtio-pci": "virtio_pci"}
@@ -92,6 +98,7 @@ def plan_qemu(
     facts: HostFacts,
     *,
     layer: str | None = None,
+    attached: tuple[AttachedDisk, ...] = (),
     firmware: GuestFirmware | None = None,
     link: Link | None = None,
     shares: SharePlan | None = None,
@@ -99,6 +106,7 @@ def plan_qemu(
     """The plan for one start of `machine` from `image` on this host.
 
     :param layer: the file that keeps what the guest writes over its root.
+    :param attached: the machine's own disks.
     :param firmware: UEFI firmware with the guest's own variables.
     :param link: the network card's own values.
     :param shares: how folders of the host are served.
@@ -107,9 +115,11 @@ def plan_qemu(
     machine_type, machine_reason = choose_machine_type(machine, facts)
     transport = "virtio-mmio" if machine_type == "microvm" else "virtio-pci"
     pmem = plan_pmem(machine, image)
-    disks = plan_disks(machine, image, layer=layer)
+    disks = plan_disks(machine, image, layer=layer, attached=attached)
     devices = _plan_devices(machine, disks, transport, link, pmem=pmem, shares=shares)
-    cmdline = _plan_cmdline(machine, image, facts, transport, devices, shares=shares)
+    places = (*disk_words(attached, image), *share_words(shares, image))
+    modules = (*(device.module for device in devices), *share_modules(shares))
+    cmdline = _plan_cmdline(machine, image, facts, transport, modules, places=places)
     argv = (
         facts.qemu.path,
         *_name_options(machine),
@@ -280,9 +290,9 @@ def _plan_cmdline(
     image: Image,
     facts: HostFacts,
     transport: str,
-    devices: tuple[Device, ...],
+    modules: tuple[str, ...],
     *,
-    shares: SharePlan | None,
+    places: tuple[str, ...],
 ) -> str:
     # reboot=t: a triple fault is the one reset that microvm without ACPI
     # power management always understands.
@@ -295,20 +305,27 @@ def _plan_cmdline(
             # Without it 1 of 4 microvm boots under TCG hangs in TSC calibration.
             words.append(f"tsc_early_khz={facts.tsc_khz}")
     if image.agent:
-        modules = (
+        needed = (
             _TRANSPORT_MODULES[transport],
-            *(device.module for device in devices),
+            *modules,
             *(("efivarfs",) if machine.firmware != "default" else ()),
             *root_modules(machine, image),
-            *share_modules(shares),
         )
-        wanted = list(dict.fromkeys(name for name in modules if name in image.modules))
+        wanted = list(dict.fromkeys(name for name in needed if name in image.modules))
         words.append(f"inn.hostname={machine.name}")
         if wanted:
             words.append(f"inn.modules={','.join(wanted)}")
         words += root_words(machine, image)
-        words += share_words(shares, image)
-    return " ".join([*words, *machine.append])
+        words += places
+    cmdline = " ".join([*words, *machine.append])
+    if len(cmdline.encode()) > _CMDLINE_MAXIMUM_BYTES:
+        raise UsageError(
+            f"the kernel command line has {len(cmdline.encode())} bytes; "
+            f"the guest's kernel takes {_CMDLINE_MAXIMUM_BYTES}",
+            stage="plan",
+            fix="give fewer disks and shares, shorter paths, or fewer --append",
+        )
+    return cmdline
 
 
 def quote(value: str) -> str:

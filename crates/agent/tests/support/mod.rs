@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -229,7 +230,7 @@ impl Session {
             if let Some(message) = self.decoder.next_message().expect("valid frames") {
                 return Some(message);
             }
-            match self.stream.read(&mut buffer) {
+            match read_once(&mut self.stream, &mut buffer) {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.feed(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
@@ -343,7 +344,7 @@ impl Announcement {
             if let Some(message) = self.decoder.next_message::<AgentMessage>().unwrap() {
                 return message.msg.unwrap();
             }
-            let count = self.stream.read(&mut buffer).unwrap();
+            let count = read_once(&mut self.stream, &mut buffer).unwrap();
             assert_ne!(count, 0, "the announcement ended");
             self.decoder.feed(&buffer[..count]);
         }
@@ -361,6 +362,17 @@ impl Announcement {
         self.stream
             .write_all(&encode(&message, MESSAGE_LIMIT).unwrap())
             .unwrap();
+    }
+}
+
+/// One read, also where a signal comes: a socket with a time limit does not go
+/// on by itself, and the agents of tests beside this one end with SIGCHLD.
+fn read_once(stream: &mut UnixStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
@@ -382,4 +394,12 @@ fn children(pid: u32) -> Vec<i32> {
                 .collect::<Vec<i32>>()
         })
         .collect()
+}
+
+/// Bytes that wait in a pipe.
+pub fn unread(pipe: &std::fs::File) -> i32 {
+    let mut count = 0;
+    // SAFETY: FIONREAD writes one int, which `count` is, and nothing else.
+    unsafe { nix::libc::ioctl(pipe.as_raw_fd(), nix::libc::FIONREAD, &raw mut count) };
+    count
 }

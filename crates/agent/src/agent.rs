@@ -25,6 +25,10 @@ const LISTEN_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration
 /// `SIGPWR` on Linux: power failure; inits are told to shut down by it.
 const SIGPWR: i32 = libc::SIGPWR;
 
+/// Threads for calls that may block. Only as many exist as are in use; programs
+/// that hold their pipes for ever must not use up those that start others.
+const BLOCKING_THREADS: usize = 4096;
+
 /// What the command line decides.
 pub struct Settings {
     /// How the host is reached.
@@ -126,15 +130,19 @@ impl Agent {
 pub fn run(settings: Settings, earlier: Vec<Failure>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
     {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(serve(settings, Arc::new(Agent::new(earlier)))) {
+    let code = match runtime.block_on(serve(settings, Arc::new(Agent::new(earlier)))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
-    }
+    };
+    // Without waiting for calls that never return.
+    runtime.shutdown_background();
+    code
 }
 
 fn failed(error: &io::Error) -> ExitCode {

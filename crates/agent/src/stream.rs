@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
@@ -14,8 +15,6 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{read, write};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-
-nix::ioctl_read_bad!(bytes_to_read, libc::FIONREAD, libc::c_int);
 
 /// A descriptor in non-blocking mode.
 #[derive(Debug)]
@@ -71,31 +70,30 @@ impl Stream {
         }
     }
 
-    /// Bytes waiting to be read.
-    pub fn pending(&self) -> usize {
-        let mut count = 0;
-        // SAFETY: FIONREAD writes one int, which `count` is, and nothing else.
-        let result = unsafe { bytes_to_read(self.fd.as_raw_fd(), &raw mut count) };
-        result
-            .ok()
-            .and_then(|_| usize::try_from(count).ok())
-            .unwrap_or(0)
+    /// Whether bytes, or the end, are there to be read.
+    pub fn is_readable(&self) -> bool {
+        poll_now(&self.fd, libc::POLLIN) != 0
     }
 
     /// Whether the peer has closed or finished, even while bytes it sent are
     /// still unread.
     pub fn peer_finished(&self) -> bool {
-        let ends = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
-        // Not nix's poll, which cannot report POLLRDHUP.
-        let mut fd = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLRDHUP,
-            revents: 0,
-        };
-        // SAFETY: the pointer and the count are those of one pollfd.
-        let count = unsafe { libc::poll(&raw mut fd, 1, 0) };
-        count == 1 && fd.revents & ends != 0
+        poll_now(&self.fd, libc::POLLRDHUP) != 0
     }
+}
+
+/// What poll(2) finds now of `events`; `POLLHUP` and `POLLERR` unasked. Nothing
+/// is an answer, too.
+pub fn poll_now(fd: &impl AsRawFd, events: i16) -> i16 {
+    // Not nix's poll, which cannot report POLLRDHUP.
+    let mut fd = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: the pointer and the count are those of one pollfd.
+    let count = unsafe { libc::poll(&raw mut fd, 1, 0) };
+    if count == 1 { fd.revents } else { 0 }
 }
 
 impl AsFd for Stream {
@@ -104,10 +102,16 @@ impl AsFd for Stream {
     }
 }
 
+/// What keeps a descriptor open and the same for as long as it lives.
+pub trait Keeping: AsRawFd {}
+impl Keeping for OwnedFd {}
+impl Keeping for Arc<OwnedFd> {}
+
 /// Watches a descriptor for as long as the result lives.
-pub fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd is open, and stays the same descriptor of the same
-    // file until it is dropped, which the AsyncFd that owns it does last.
+pub fn register<F: Keeping>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
+    // SAFETY: an OwnedFd, also a shared one, is open, and stays the same
+    // descriptor of the same file until it is dropped; the AsyncFd lets go of
+    // it last.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 

@@ -16,11 +16,11 @@ use super::proto::{LaunchProcessRequest, LaunchProcessResponse, ProcessStatus};
 use crate::agent::Agent;
 use crate::process::environment::Environment;
 use crate::process::limit::{MAX_STARTS, START_WINDOW, StartLimit};
-use crate::process::output::Output;
+use crate::process::output::{Output, Source};
+use crate::process::pipe::PipeReader;
 use crate::process::reaper::{Child, Exit, Reaper};
 use crate::process::spawn::{Plan, SpawnError, Step, c_strings, spawn};
 use crate::process::users::Database;
-use crate::stream::Stream;
 
 /// Output kept of a process somebody waits for.
 const MAX_OUTPUT: usize = 64 << 10;
@@ -66,12 +66,12 @@ fn response(status: ProcessStatus, code: i32, output: Vec<u8>) -> LaunchProcessR
 async fn start(
     reaper: &Reaper,
     request: &LaunchProcessRequest,
-) -> nix::Result<(Child, Option<Stream>)> {
+) -> nix::Result<(Child, Option<PipeReader>)> {
     let (reaper, request) = (reaper.clone(), request.clone());
     let started = tokio::task::spawn_blocking(move || start_now(&reaper, request)).await;
     let (child, output) = started.map_err(|_| Errno::EIO)??;
     let output = output
-        .map(Stream::new)
+        .map(PipeReader::new)
         .transpose()
         .map_err(|error| errno_of(&error))?;
     Ok((child, output))
@@ -126,14 +126,16 @@ fn errno_of(error: &std::io::Error) -> Errno {
 }
 
 /// Collects the output, as much of it as is kept, and the exit.
-async fn finish(mut child: Child, source: Stream) -> LaunchProcessResponse {
-    let mut output = Output::new(child.clone());
+async fn finish(mut child: Child, source: PipeReader) -> LaunchProcessResponse {
+    let mut output = Output::new(child.clone(), Source::Pipe(source));
     let mut kept = Vec::new();
-    let mut buffer = vec![0; 16 << 10];
     // What is over the limit is read all the same: the process must not wait.
-    while let Ok(count @ 1..) = output.read(&source, &mut buffer).await {
-        let room = count.min(MAX_OUTPUT - kept.len());
-        kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+    while let Ok(bytes) = output.read().await {
+        if bytes.is_empty() {
+            break;
+        }
+        let room = bytes.len().min(MAX_OUTPUT - kept.len());
+        kept.extend_from_slice(bytes.get(..room).unwrap_or_default());
     }
     match child.exited().await {
         Exit::Code(code) => response(ProcessStatus::Exited, code, kept),

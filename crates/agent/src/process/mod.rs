@@ -4,6 +4,7 @@
 pub mod environment;
 pub mod limit;
 pub mod output;
+pub mod pipe;
 pub mod pty;
 pub mod reaper;
 pub mod spawn;

@@ -15,11 +15,10 @@ use tokio::time::timeout;
 
 use super::launch::Refusal;
 use super::log::Log;
-use super::plumbing::{BATCH_SIZE, Controls, Outputs, Plumbing};
+use super::plumbing::{Controls, Outputs, Plumbing};
 use crate::clock;
 use crate::process::output::Output;
 use crate::process::reaper::Child;
-use crate::stream::Stream;
 
 /// Kept sessions at the same time, ended ones included; each may hold
 /// [`super::log::CAPACITY`] bytes of output.
@@ -80,32 +79,27 @@ impl Kept {
     /// Owns the process and its streams until somebody has collected its end,
     /// or nobody does for long.
     async fn own(&self, outputs: Outputs, mut child: Child) {
-        match &outputs {
-            Outputs::Terminal(master) => {
-                self.copy(StdioStream::StdoutStream, master, &child).await;
-            }
+        match outputs {
+            Outputs::Terminal(output) => self.copy(StdioStream::StdoutStream, output).await,
             Outputs::Pipes { stdout, stderr } => {
                 tokio::join!(
-                    self.copy(StdioStream::StdoutStream, stdout, &child),
-                    self.copy(StdioStream::StderrStream, stderr, &child),
+                    self.copy(StdioStream::StdoutStream, stdout),
+                    self.copy(StdioStream::StderrStream, stderr),
                 );
             }
         }
         let exit = child.exited().await;
         let controls = self.controls.lock();
         controls.unwrap_or_else(PoisonError::into_inner).take();
-        drop(outputs);
         self.log.finish(exit);
         let _ = timeout(KEEP, self.collected.notified()).await;
     }
 
-    async fn copy(&self, kind: StdioStream, source: &Stream, child: &Child) {
-        let mut output = Output::new(child.clone());
-        let mut buffer = vec![0; BATCH_SIZE];
+    async fn copy(&self, kind: StdioStream, mut output: Output) {
         loop {
             self.log.has_room().await;
-            match output.read(source, &mut buffer).await {
-                Ok(count @ 1..) => self.log.push(kind, buffer.get(..count).unwrap_or_default()),
+            match output.read().await {
+                Ok(bytes) if !bytes.is_empty() => self.log.push(kind, bytes),
                 _ => return,
             }
         }

@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inn_wire::frame::DATA_LIMIT;
 use inn_wire::vsh::{GuestMessage, StdioStream, guest_message::Msg};
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
@@ -15,12 +14,11 @@ use tokio::time::timeout;
 use super::channel::ReceiveError;
 use super::launch::{Ends, Launched};
 use super::stdin::{self, Queue};
+use crate::process::output::{Output, Source};
+use crate::process::pipe::{PipeReader, PipeWriter};
 use crate::process::pty;
 use crate::process::reaper::{Child, Reaper};
 use crate::stream::Stream;
-
-/// Bytes of output read at once: a whole number of full messages.
-pub const BATCH_SIZE: usize = 8 * DATA_LIMIT;
 
 /// How often a full input queue asks whether the peer is still there.
 const STALL_CHECK: Duration = Duration::from_millis(500);
@@ -40,13 +38,13 @@ pub struct Plumbing {
 /// Where the process writes.
 pub enum Outputs {
     /// One terminal for all.
-    Terminal(Arc<Stream>),
+    Terminal(Output),
     /// Two pipes.
     Pipes {
         /// Its stdout.
-        stdout: Stream,
+        stdout: Output,
         /// Its stderr.
-        stderr: Stream,
+        stderr: Output,
     },
 }
 
@@ -68,17 +66,23 @@ impl Plumbing {
             Ends::Terminal(master) => {
                 let master = Arc::new(Stream::new(master)?);
                 let feeder = tokio::spawn(feed.into_terminal(Arc::clone(&master)));
-                (Outputs::Terminal(Arc::clone(&master)), Some(master), feeder)
+                let source = Source::terminal(Arc::clone(&master));
+                let output = Output::new(child.clone(), source);
+                (Outputs::Terminal(output), Some(master), feeder)
             }
             Ends::Pipes {
                 stdin,
                 stdout,
                 stderr,
             } => {
-                let feeder = tokio::spawn(feed.into_pipe(Stream::new(stdin)?));
+                let feeder = tokio::spawn(feed.into_pipe(PipeWriter::new(stdin)?));
+                let output = |fd| -> io::Result<Output> {
+                    let source = Source::Pipe(PipeReader::new(fd)?);
+                    Ok(Output::new(child.clone(), source))
+                };
                 let outputs = Outputs::Pipes {
-                    stdout: Stream::new(stdout)?,
-                    stderr: Stream::new(stderr)?,
+                    stdout: output(stdout)?,
+                    stderr: output(stderr)?,
                 };
                 (outputs, None, feeder)
             }

@@ -20,7 +20,7 @@ use super::attach;
 use super::channel::{ReceiveError, Receiver, data_frames, end_frame, exit_frame, status_frame};
 use super::kept::{Label, Registry};
 use super::launch::{Launched, Refusal, launch};
-use super::plumbing::{BATCH_SIZE, Controls, Outputs, Plumbing};
+use super::plumbing::{Controls, Outputs, Plumbing};
 use crate::agent::Agent;
 use crate::process::output::Output;
 use crate::process::reaper::{Child, Reaper};
@@ -247,31 +247,27 @@ async fn write_frames(stream: &Stream, mut queued: mpsc::Receiver<Vec<u8>>) -> i
 async fn report(outputs: Outputs, mut child: Child, frames: mpsc::Sender<Vec<u8>>) {
     let (stdout_stream, stderr_stream) = (StdioStream::StdoutStream, StdioStream::StderrStream);
     match outputs {
-        Outputs::Terminal(master) => {
-            pump(stdout_stream, &master, child.clone(), &frames).await;
+        Outputs::Terminal(output) => {
+            pump(stdout_stream, output, &frames).await;
             // A terminal has no second stream; whoever waits for its end may.
             let _ = frames.send(end_frame(stderr_stream)).await;
         }
         Outputs::Pipes { stdout, stderr } => {
             tokio::join!(
-                pump(stdout_stream, &stdout, child.clone(), &frames),
-                pump(stderr_stream, &stderr, child.clone(), &frames),
+                pump(stdout_stream, stdout, &frames),
+                pump(stderr_stream, stderr, &frames),
             );
         }
     }
     let _ = frames.send(exit_frame(child.exited().await)).await;
 }
 
-async fn pump(kind: StdioStream, source: &Stream, child: Child, frames: &mpsc::Sender<Vec<u8>>) {
-    let mut output = Output::new(child);
-    let mut buffer = vec![0; BATCH_SIZE];
+async fn pump(kind: StdioStream, mut output: Output, frames: &mpsc::Sender<Vec<u8>>) {
     // Room first, bytes second: what the peer does not take stays in the
     // process's pipe, and the process waits.
     while let Ok(room) = frames.reserve().await {
-        match output.read(source, &mut buffer).await {
-            Ok(count @ 1..) => {
-                room.send(data_frames(kind, buffer.get(..count).unwrap_or_default()));
-            }
+        match output.read().await {
+            Ok(bytes) if !bytes.is_empty() => room.send(data_frames(kind, bytes)),
             _ => return room.send(end_frame(kind)),
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::process::pipe::PipeWriter;
 use crate::stream::Stream;
 
 /// Bytes the queue holds.
@@ -68,9 +69,9 @@ impl Queue {
 
 impl Feed {
     /// Writes the pieces to a pipe, which closes at the end.
-    pub async fn into_pipe(mut self, pipe: Stream) {
+    pub async fn into_pipe(mut self, mut pipe: PipeWriter) {
         while let Some(piece) = self.next().await {
-            if piece.is_empty() || pipe.write_all(&piece).await.is_err() {
+            if piece.is_empty() || pipe.write_all(piece.clone()).await.is_err() {
                 break;
             }
             self.release(&piece);

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import socket
 import statistics
 import subprocess
 import threading
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -20,6 +23,7 @@ from guests import BOOT_LIMIT_S, INN, Inn
 from terminals import Terminal
 
 from innkeeper import AsyncMachine, Machine
+from innkeeper.agent.ports import FORWARD_PORT
 from innkeeper.agent.setup import start_request
 from innkeeper.errors import GuestError, UsageError
 from innkeeper.model.machine import Command
@@ -38,6 +42,7 @@ mkdir -p /home/alice; chown 1234:1234 /home/alice; chmod 700 /home/alice
 # No round trip of a session takes longer because of others; a busy host's own.
 ROUND_TRIP_LIMIT_S = 5
 SESSIONS = 20
+RUSH = 300
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -259,6 +264,23 @@ def test_twenty_sessions_do_not_wait_for_stuck_ones(vm: Machine) -> None:
     with vm.attach(flood.session_id) as attached:
         assert attached.stdout.read()
         assert attached.wait(BOOT_LIMIT_S) == 137
+
+
+def test_a_rush_of_connections_is_taken(vm: Machine, runtime_dir: Path) -> None:
+    """All at once, before anybody is answered: none is refused, by the host or the guest."""
+    path = runtime_dir / vm.name / "vsock.sock"
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(RUSH):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            # As asyncio does it: a client that may not wait for accept.
+            client.setblocking(False)
+            client.connect(os.fspath(path))
+            client.sendall(b"CONNECT %d\n" % FORWARD_PORT)
+            clients.append(client)
+        for client in clients:
+            client.settimeout(BOOT_LIMIT_S)
+            assert client.recv(64).startswith(b"OK ")
 
 
 def _round_trips(stdin: BinaryIO, stdout: BinaryIO, count: int) -> list[float]:

@@ -17,8 +17,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::stream::{Stream, register};
 
-/// Connections waiting for accept. The device refuses more until we catch up.
-const BACKLOG: i32 = 128;
+/// Connections waiting for accept: as many as the host's device has at a time,
+/// since what does not fit is refused for good, however short the rush.
+const BACKLOG: i32 = 1024;
 
 /// Pause after accept failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -34,8 +34,11 @@ def check_socket_path(path: Path) -> Path:
     return path
 
 
-def listen_unix(path: Path, *, backlog: int = 128) -> socket.socket:
+def listen_unix(path: Path, *, backlog: int = 1024) -> socket.socket:
     """A listening Unix stream socket at `path`, mode 0600. The caller closes and unlinks it.
+
+    :param backlog: clients that wait for accept. More of them fail at once if they
+        are non-blocking (asyncio's are), so it is what the vsock device admits.
 
     :raise PathTooLong: as :func:`check_socket_path`.
     :raise HostError: it cannot be bound.

@@ -13,8 +13,16 @@ use crate::{Domain, Endpoint};
 enum State {
     Waiting,
     /// Was told of room and has not used it yet.
-    Woken,
+    Woken {
+        /// How often the reader found the ring empty meanwhile.
+        empty: u32,
+    },
 }
+
+/// A turn that is not used lapses when the reader has found the ring empty so
+/// often: long enough for a slow guest that was woken, where each message is
+/// read at once, and no claim for ever on the room.
+const LAPSES_AFTER: u32 = 256;
 
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -87,7 +95,7 @@ impl Line {
     /// The domain found that it need not wait; a turn it was woken for stays.
     pub(crate) fn cancel(&mut self, domain: Domain) {
         self.waiters
-            .retain(|waiter| waiter.domain != domain || waiter.state == State::Woken);
+            .retain(|waiter| waiter.domain != domain || waiter.state != State::Waiting);
     }
 
     /// One endpoint waits no more; others of its domain may.
@@ -111,15 +119,21 @@ impl Line {
             .collect()
     }
 
-    /// The ring is empty: turns that nobody used lapse, and everybody is woken,
-    /// because its reader, who has nothing to read, may not come back.
+    /// The ring is empty, and everybody is woken, because its reader, who has
+    /// nothing to read, may not come back.
     pub(crate) fn wake_all(&mut self) -> Vec<Endpoint> {
-        self.waiters.retain(|waiter| waiter.state == State::Waiting);
         let mut woken = Vec::new();
-        for waiter in &mut self.waiters {
-            waiter.state = State::Woken;
-            woken.append(&mut waiter.endpoints.clone());
-        }
+        self.waiters.retain_mut(|waiter| match &mut waiter.state {
+            State::Waiting => {
+                waiter.state = State::Woken { empty: 0 };
+                woken.extend_from_slice(&waiter.endpoints);
+                true
+            }
+            State::Woken { empty } => {
+                *empty += 1;
+                *empty < LAPSES_AFTER
+            }
+        });
         woken
     }
 
@@ -138,8 +152,8 @@ impl Line {
             };
             left = rest;
             if waiter.state == State::Waiting {
-                waiter.state = State::Woken;
-                woken.append(&mut waiter.endpoints.clone());
+                waiter.state = State::Woken { empty: 0 };
+                woken.extend_from_slice(&waiter.endpoints);
             }
         }
         woken

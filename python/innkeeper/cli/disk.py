@@ -22,6 +22,7 @@ VERBS = {
     "ls": ("innkeeper.cli.disk:ls", "List disks."),
     "inspect": ("innkeeper.cli.disk:inspect", "Show what is known of a disk, and who uses it."),
     "rm": ("innkeeper.cli.disk:rm", "Remove disks."),
+    "resize": ("innkeeper.cli.disk_move:resize", "Make a disk larger or smaller."),
     "export": ("innkeeper.cli.disk_move:export", "Write a disk to an archive."),
     "import": ("innkeeper.cli.disk_move:import_verb", "Make a disk of an archive or a file."),
     "inspect-archive": (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`inn disk export`, `import` and `inspect-archive`."""
+"""`inn disk export`, `import`, `inspect-archive` and `resize`."""
 
 from __future__ import annotations
 
@@ -221,3 +221,35 @@ def _lines(file: Path, info: ArchiveInfo) -> list[str]:
     }
     rows = [f"  {name:<12} {value}" for name, value in facts.items() if value]
     return [f"{file}: {format_size(info.archive_bytes)}", *rows]
+
+
+@click.command()
+@FORMAT
+@click.argument("name")
+@click.argument("size")
+def resize(name: str, size: str, output_format: str) -> None:
+    """Give the disk NAME another SIZE, and its file system with it.
+
+    A disk that no guest has is worked on by a guest of its own, for some seconds; this
+    host never interprets what guests wrote. A running guest's disk grows under it; of
+    the file systems, btrfs also shrinks so.
+
+    What does not fit is refused, with the least size that would do. A resize that was
+    killed leaves a disk that works; the same command again finishes it.
+
+    \b
+    inn disk resize data 20G
+    """
+    from innkeeper.keeper.disk_resize import resize_disk
+
+    progress = Progress()
+    with interruptible():
+        try:
+            done = resize_disk(host_layout(), name, parse_size(size), report=progress.step)
+        finally:
+            progress.clear()
+    if output_format == "json":
+        print_json({"resize": msgspec.to_builtins(done)})
+    else:
+        before = format_size(done.before_bytes)
+        click.echo(f"{name}: {format_size(done.size_bytes)}, before {before}")

@@ -70,17 +70,20 @@ def add_disk_tools(
     return msgspec.structs.replace(image, initrd=made.initrd, initrd_bytes=made.initrd_bytes)
 
 
-def tools_archive(programs: Iterable[Path]) -> bytes:
-    """An initramfs with these programs, their loader and their libraries."""
+def tools_archive(programs: Iterable[Path], *, folder: str = _FOLDER) -> bytes:
+    """An initramfs with these programs, their loader and their libraries.
+
+    :param folder: where the guest has them.
+    """
     from innkeeper.images.cpio import Archive
 
     archive = Archive()
     for program in programs:
-        archive.file(f"{_FOLDER}/{program.name}", program.read_bytes(), 0o755)
+        archive.file(f"{folder}/{program.name}", program.read_bytes(), 0o755)
         for library in libraries_of(program):
             is_loader = library.name.startswith("ld-linux")
             name = _LOADER if is_loader else library.name
-            archive.file(f"{_FOLDER}/{name}", library.read_bytes(), 0o755)
+            archive.file(f"{folder}/{name}", library.read_bytes(), 0o755)
     return archive.to_bytes()
 
 

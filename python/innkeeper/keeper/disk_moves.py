@@ -12,8 +12,10 @@ from innkeeper.disks.exporting import check_target, export_archive
 from innkeeper.disks.frames import DiskHead
 from innkeeper.disks.moving import Moving, Tell, told
 from innkeeper.disks.packing import DEFAULT_LEVEL
-from innkeeper.disks.store import disk_path, find_disk, hold_disk, measure_disk
+from innkeeper.disks.resizing import settled_disk
+from innkeeper.disks.store import disk_path, hold_disk, measure_disk
 from innkeeper.errors import NameInUse
+from innkeeper.keeper.disk_resize import is_fixed
 from innkeeper.keeper.still import hold_guests_still
 from innkeeper.model.disk import IMAGE_FILE
 from innkeeper.registry.layout import Layout
@@ -57,7 +59,7 @@ def export_disk(
     :raise NameInUse: a guest writes to it, without `force`.
     :raise OutOfSpace: there is no room for the archive; nothing is left.
     """
-    disk = find_disk(layout.disks, name)
+    disk = settled_disk(layout.disks, name)
     check_target(target, replace=replace)
     moving = Moving("export")
     with contextlib.ExitStack() as stack:
@@ -72,7 +74,7 @@ def export_disk(
                 ) from exc
             hold_guests_still(layout, name, stack)
         size = measure_disk(layout.disks, disk)
-        fixed = disk.file_format == "raw" and size.taken_bytes >= size.size_bytes
+        fixed = is_fixed(layout, disk)
         path = disk_path(layout.disks, name)
         if disk.file_format == "qcow2":
             path = _as_raw(layout, path, stack)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from innkeeper.disks.resizing import settled_disk
 from innkeeper.disks.store import (
     disk_path,
     find_disk,
@@ -109,7 +110,7 @@ def prepare_disks(machine: Machine, layout: Layout) -> tuple[AttachedDisk, ...]:
 
 
 def _attach(layout: Layout, use: DiskUse) -> AttachedDisk:
-    disk = find_disk(layout.disks, use.name)
+    disk = settled_disk(layout.disks, use.name)
     size = measure_disk(layout.disks, disk)
     _check_free(layout, use)
     return AttachedDisk(

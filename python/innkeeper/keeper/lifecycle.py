@@ -46,6 +46,7 @@ from innkeeper.keeper.messages import (
     Pause,
     Ready,
     Reason,
+    ResizeDisk,
     Resume,
     SetMemory,
     StageDone,
@@ -296,6 +297,10 @@ class Lifecycle:
             )
         if isinstance(operation, SetMemory):
             return MemoryChanged(await self._set_memory(guest, operation))
+        if isinstance(operation, ResizeDisk):
+            from innkeeper.keeper.disk_online import resize_attached
+
+            return await resize_attached(guest, self._plan.machine, self._plan.layout, operation)
         if isinstance(operation, HoldStill):
             await self._still.hold(guest, operation)
         elif isinstance(operation, Pause) and not guest.paused:

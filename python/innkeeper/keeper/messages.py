@@ -8,8 +8,8 @@
     starter ──Detach (the guest stays) │ Stop │ closes──>
     starter <─Ended────────────────────────────
 
-    anybody ──Stop │ Pause │ Resume │ SetMemory │ HoldStill │ Watch │ Attach──> keeper.sock
-    anybody <─Done │ Refused │ MemoryChanged │ StateChanged*──
+    anybody ──Stop │ Pause │ Resume │ SetMemory │ HoldStill │ ResizeDisk │ Watch │ Attach──> keeper.sock
+    anybody <─Done │ Refused │ MemoryChanged │ DiskPlace │ StateChanged*──
     anybody <─Done, then the console's bytes as they are, both ways── (after Attach)
 """
 
@@ -93,6 +93,12 @@ class MemoryChanged(msgspec.Struct, frozen=True, tag_field="event", tag="memory"
     memory_bytes: int
 
 
+class DiskPlace(msgspec.Struct, frozen=True, tag_field="event", tag="disk"):
+    """The guest has the disk, at this folder."""
+
+    path: str
+
+
 class Stop(msgspec.Struct, frozen=True, tag_field="op", tag="stop"):
     """End the guest: answered when everything is torn down.
 
@@ -131,6 +137,16 @@ class HoldStill(msgspec.Struct, frozen=True, tag_field="op", tag="hold-still"):
     disk: str
 
 
+class ResizeDisk(msgspec.Struct, frozen=True, tag_field="op", tag="resize-disk"):
+    """Give a disk that the guest writes to another size; answered with `DiskPlace`.
+
+    :ivar size_bytes: 0 only asks where it is.
+    """
+
+    disk: str
+    size_bytes: int
+
+
 class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
     """Answered with the present state and every later one, until the guest ends."""
 
@@ -150,10 +166,10 @@ class Attach(msgspec.Struct, frozen=True, tag_field="op", tag="attach"):
 Event = StageDone | StateChanged | Ready | Failed | Ended
 """What a keeper says to its starter."""
 
-Answer = Done | Refused | StateChanged | MemoryChanged
+Answer = Done | Refused | StateChanged | MemoryChanged | DiskPlace
 """What a keeper says on its own socket."""
 
-Operation = Stop | Pause | Resume | SetMemory | HoldStill | Watch | Attach
+Operation = Stop | Pause | Resume | SetMemory | HoldStill | ResizeDisk | Watch | Attach
 """What may be asked of a keeper on its own socket."""
 
 # The longest line either side accepts; a plan or an error with evidence is far smaller.

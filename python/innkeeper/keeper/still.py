@@ -12,13 +12,12 @@ from collections.abc import Callable
 
 from innkeeper.errors import GuestError, InnError, NameInUse, UsageError
 from innkeeper.keeper.client import Asked
+from innkeeper.keeper.disks import disk_users
 from innkeeper.keeper.guest import Guest
 from innkeeper.keeper.messages import HoldStill
 from innkeeper.model.machine import Machine
 from innkeeper.model.record import State
 from innkeeper.registry.layout import Layout
-from innkeeper.registry.machines import load_machine, machine_names
-from innkeeper.registry.names import running_guests
 
 _ANSWER_LIMIT_S = 30.0
 _SYNC_LIMIT_S = 60.0
@@ -83,9 +82,7 @@ def hold_guests_still(layout: Layout, disk: str, stack: contextlib.ExitStack) ->
     :raise NameInUse: no guest has the disk, so somebody else works on it.
     """
     found = False
-    for name in running_guests(layout):
-        if not _may_have(layout, name, disk):
-            continue
+    for name in disk_users(layout, disk).guests:
         _sync(layout, name)
         asked = Asked(layout, name, HoldStill(disk))
         try:
@@ -105,15 +102,6 @@ def hold_guests_still(layout: Layout, disk: str, stack: contextlib.ExitStack) ->
             stage="export",
             fix="another command works on it; try again when that is done",
         )
-
-
-def _may_have(layout: Layout, guest: str, disk: str) -> bool:
-    """False for a machine that does not name the disk; of runs only their keepers know."""
-    if guest not in machine_names(layout):
-        return True
-    with contextlib.suppress(InnError):
-        return disk in (use.name for use in load_machine(layout, guest).disks)
-    return True
 
 
 def _sync(layout: Layout, guest: str) -> None:

@@ -29,6 +29,7 @@ FS_TYPES: tuple[FsType, ...] = get_args(FsType)
 
 DISK_FILE = "disk.json"
 IMAGE_FILE = "disk.img"
+OVERLAY_FILE = "resize.qcow2"
 DISK_VERSION = 1
 
 # A page, and what file systems count in; disks of other sizes lose the rest.
@@ -57,6 +58,7 @@ class StoredDisk(msgspec.Struct, frozen=True, kw_only=True):
     :ivar fstype: what the guest makes on it where it is blank.
     :ivar user_chosen_size: somebody gave its size.
     :ivar created_at: seconds since the epoch.
+    :ivar shrink_to_bytes: what is in `resize.qcow2` belongs on it, and it gets this size then.
     """
 
     version: int = DISK_VERSION
@@ -66,6 +68,7 @@ class StoredDisk(msgspec.Struct, frozen=True, kw_only=True):
     fstype: FsType = "ext4"
     user_chosen_size: bool = False
     created_at: float = 0.0
+    shrink_to_bytes: int = 0
 
 
 class AttachedDisk(msgspec.Struct, frozen=True, kw_only=True):

@@ -113,7 +113,7 @@ def test_the_format_of_a_disk_is_told(image: Image, keeps: bool) -> None:
     )
     assert disk_options(raw)[1] == (
         f"driver=raw,node-name=disk-0123,read-only=off,discard={discard},"
-        "file.driver=file,file.filename=/d/a,,b/disk.img"
+        f"file.driver=file,file.filename=/d/a,,b/disk.img{',file.discard=ignore' * keeps}"
     )
     assert msgspec.json.decode(disk_options(qcow2)[1]) == {
         "driver": "qcow2",

@@ -98,7 +98,9 @@ def disk_options(disk: Disk) -> tuple[str, ...]:
         path = disk.path.replace(",", ",,")
         state = "on" if disk.read_only else "off"
         node = f"driver=raw,node-name={disk.node}"
-        file = f"file.driver=file,file.filename={path}"
+        # For zeros that need no blocks the file's own word counts, which is "unmap" else.
+        kept = ",file.discard=ignore" if disk.keeps_blocks else ""
+        file = f"file.driver=file,file.filename={path}{kept}"
         return ("-blockdev", f"{node},read-only={state},discard={discard},{file}")
     # Only JSON can say "without a backing file, whatever the header says".
     value: dict[str, object] = {

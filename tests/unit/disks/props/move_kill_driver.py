@@ -22,6 +22,7 @@ from innkeeper.disks.frames import DiskHead
 from innkeeper.disks.importing import import_disk
 from innkeeper.disks.moving import Moving
 from innkeeper.disks.reading import Given
+from innkeeper.disks.resizing import finish_shrink, settled_disk
 from innkeeper.disks.store import disk_names, disk_path, find_disk
 
 NAME = "box"
@@ -65,8 +66,27 @@ def export(disk: Path, folder: Path) -> None:
     export_archive(disk, head, folder / NAME, moving=Moving("test"))
 
 
+def shrink(disks: Path, size: int) -> None:
+    """Write an overlay back that is complete, unless that was done."""
+    disk = find_disk(disks, NAME)
+    if disk.shrink_to_bytes or disk_path(disks, NAME).stat().st_size == size:
+        settled_disk(disks, NAME)
+    else:
+        finish_shrink(disks, disk, size, report=lambda _line: None)
+
+
+def look_shrunk(disks: Path) -> str | None:
+    """The digest of the disk as its next user finds it."""
+    if find_disk(disks, NAME).shrink_to_bytes:
+        settled_disk(disks, NAME)
+    return look_stored(disks)
+
+
 def verb_of(word: str, source: Path) -> Verb:
     """The verb of the command line."""
+    if word == "shrink":
+        size = int(source.name)
+        return Verb(lambda disks: shrink(disks, size), look_shrunk)
     if word == "export":
         return Verb(lambda folder: export(source, folder), look_exported)
     return Verb(
@@ -99,6 +119,8 @@ def main() -> None:
     """Kill at the first write, at the second, and so on until the verb ends by itself."""
     word, source, before, work = sys.argv[1:]
     verb, folder = verb_of(word, Path(source)), Path(work)
+    if word == "shrink":
+        shutil.copytree(before, folder)
     old = verb.look(Path(before)) if before else None
     assert forked(verb.act, folder, 0) == 0
     new = verb.look(folder)

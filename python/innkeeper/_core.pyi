@@ -44,12 +44,49 @@ class VsockDevice:
         :raise OSError: the device is closed.
         """
 
+    def link(self, listener_fd: int, peer_cid: int) -> None:
+        """Serve another guest's device on a listening Unix socket.
+
+        Ownership of `listener_fd` passes to the device, which closes it when
+        :meth:`set_peers` has that guest no more. Who can connect to it speaks
+        for that guest.
+
+        :raise OSError: the device is closed.
+        """
+
+    def set_peers(
+        self,
+        peers: list[tuple[int, str, list[tuple[int, int]], list[tuple[int, int]], int]],
+    ) -> None:
+        """Replace what is allowed between this guest and others.
+
+        It is in force on return; streams that it does not allow are reset.
+
+        :param peers: for each other guest its CID, the socket on which its
+            device listens for this one ("" where nothing may be dialled), the
+            ranges of its ports that this guest may connect to, the ranges of
+            this guest's ports that it may connect to (first and last), and the
+            most streams at a time.
+        :raise OSError: the device is closed.
+        """
+
+    def take_decisions(self) -> tuple[list[tuple[int, bool, int, int, str]], int]:
+        """What was allowed and refused between guests since the last call.
+
+        :return: for each wish the other's CID, whether this guest asked, the
+            port asked for, the asker's port, and "allowed", "denied",
+            "over-quota" or "cut"; and how many were lost, as nobody asked.
+        """
+
+    def decisions_fd(self) -> int:
+        """A descriptor that is readable while decisions wait; the device keeps it."""
+
     def stats(self) -> dict[str, int]:
         """Counters since start.
 
         Keys: connections_open, connections_total, refused, reset,
         bytes_to_guest, bytes_to_host, packets_dropped, forged_cid,
-        credit_violations.
+        credit_violations, denied, cut.
         """
 
     def close(self) -> None:

@@ -5,13 +5,19 @@
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// What `unix-connect` says on stderr once the connection stands. The host
-/// waits for it.
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, listen, socket,
+};
+
+/// What an applet says on stderr once its connection stands. The host waits
+/// for it.
 const CONNECTED: &[u8] = b"connected\n";
+const LISTENING: &[u8] = b"listening\n";
 
 /// SFTP on stdin and stdout.
 pub fn sftp_server() -> ExitCode {
@@ -26,8 +32,43 @@ pub fn unix_connect(path: &Path) -> ExitCode {
     finish("unix-connect", connect(path))
 }
 
+/// stdin and stdout as one end of a connection to a port of another guest.
+pub fn vsock_connect(cid: u32, port: u32) -> ExitCode {
+    finish("vsock-connect", dial(cid, port).and_then(relay))
+}
+
+/// stdin and stdout as one end of the next connection to a port of this guest.
+pub fn vsock_listen(port: u32) -> ExitCode {
+    finish("vsock-listen", take(port).and_then(relay))
+}
+
 fn connect(path: &Path) -> io::Result<()> {
-    let stream = UnixStream::connect(path)?;
+    relay(UnixStream::connect(path)?)
+}
+
+fn vsock() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(socket(AddressFamily::Vsock, SockType::Stream, flags, None)?)
+}
+
+fn dial(cid: u32, port: u32) -> io::Result<UnixStream> {
+    let fd = vsock()?;
+    socket::connect(fd.as_raw_fd(), &VsockAddr::new(cid, port))?;
+    // Read, write and shut down are the same for every stream socket.
+    Ok(UnixStream::from(fd))
+}
+
+fn take(port: u32) -> io::Result<UnixStream> {
+    let fd = vsock()?;
+    bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
+    listen(&fd, Backlog::new(1)?)?;
+    io::stderr().write_all(LISTENING)?;
+    let taken = accept4(fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: accept4 has just returned this descriptor; nothing else owns it.
+    Ok(UnixStream::from(unsafe { OwnedFd::from_raw_fd(taken) }))
+}
+
+fn relay(stream: UnixStream) -> io::Result<()> {
     io::stderr().write_all(CONNECTED)?;
     std::thread::scope(|scope| {
         let (to, from) = (&stream, &stream);

@@ -16,6 +16,8 @@ usage: inn-agent serve [--set-clock | --unix-dir DIR]
        inn-agent init
        inn-agent sftp-server
        inn-agent unix-connect PATH
+       inn-agent vsock-connect CID PORT
+       inn-agent vsock-listen PORT
        inn-agent --version
 
   serve             run beside another init, on vsock ports 8888, 9001 and 9002
@@ -25,6 +27,8 @@ usage: inn-agent serve [--set-clock | --unix-dir DIR]
                     under the name `init`)
   sftp-server       SFTP on stdin and stdout
   unix-connect      stdin and stdout lead to a Unix socket
+  vsock-connect     stdin and stdout lead to a port of another guest
+  vsock-listen      stdin and stdout lead to whoever connects to the port first
 ";
 
 /// Exit status of wrong usage.
@@ -38,6 +42,8 @@ const COMMANDS: &[(&str, Command)] = &[
     ("serve", run_serve),
     ("sftp-server", run_sftp_server),
     ("unix-connect", run_unix_connect),
+    ("vsock-connect", run_vsock_connect),
+    ("vsock-listen", run_vsock_listen),
     ("--version", print_version),
     ("-V", print_version),
     ("--help", print_usage),
@@ -117,6 +123,30 @@ fn run_unix_connect(args: &[OsString], _: Duration) -> ExitCode {
         [path] => applets::unix_connect(Path::new(path)),
         _ => usage_error("unix-connect: one path"),
     }
+}
+
+fn run_vsock_connect(args: &[OsString], _: Duration) -> ExitCode {
+    match args {
+        [cid, port] => match (number(cid), number(port)) {
+            (Some(cid), Some(port)) => applets::vsock_connect(cid, port),
+            _ => usage_error("vsock-connect: these are no numbers"),
+        },
+        _ => usage_error("vsock-connect: a CID and a port"),
+    }
+}
+
+fn run_vsock_listen(args: &[OsString], _: Duration) -> ExitCode {
+    match args {
+        [port] => match number(port) {
+            Some(port) => applets::vsock_listen(port),
+            None => usage_error("vsock-listen: this is no number"),
+        },
+        _ => usage_error("vsock-listen: one port"),
+    }
+}
+
+fn number(text: &OsStr) -> Option<u32> {
+    text.to_str()?.parse().ok()
 }
 
 fn print_version(_: &[OsString], _: Duration) -> ExitCode {

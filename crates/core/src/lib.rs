@@ -4,11 +4,11 @@
 //! Thin on purpose: it turns integers into owned descriptors and errors into
 //! exceptions. The device's thread never touches the interpreter.
 
-use std::collections::BTreeMap;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use inn_vsock::{Config, Error};
+use inn_vsock::{Config, Decision, Error, Peer, Verdict};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -52,6 +52,30 @@ impl VsockDevice {
             .map_err(exception)
     }
 
+    /// Serve another guest's device on a listening Unix socket, while `set_peers` has it.
+    fn link(&self, py: Python<'_>, listener_fd: RawFd, peer_cid: u64) -> PyResult<()> {
+        let listener = take(listener_fd)?;
+        py.detach(|| self.0.link(listener, peer_cid))
+            .map_err(exception)
+    }
+
+    /// Replace what is allowed between this guest and others; in force on return.
+    fn set_peers(&self, py: Python<'_>, peers: Vec<PeerRow>) -> PyResult<()> {
+        let table: HashMap<u64, Peer> = peers.into_iter().map(peer).collect();
+        py.detach(|| self.0.set_peers(table)).map_err(exception)
+    }
+
+    /// What was allowed and refused since the last call, and how many were lost.
+    fn take_decisions(&self) -> (Vec<DecisionRow>, u64) {
+        let (decisions, lost) = self.0.decisions().take();
+        (decisions.into_iter().map(decision).collect(), lost)
+    }
+
+    /// A descriptor that is readable while decisions wait; the device keeps it.
+    fn decisions_fd(&self) -> RawFd {
+        self.0.decisions().ready().as_raw_fd()
+    }
+
     /// Counters since start.
     fn stats(&self) -> BTreeMap<&'static str, u64> {
         let stats = self.0.stats();
@@ -65,6 +89,8 @@ impl VsockDevice {
             ("packets_dropped", stats.packets_dropped),
             ("forged_cid", stats.forged_cid),
             ("credit_violations", stats.credit_violations),
+            ("denied", stats.denied),
+            ("cut", stats.cut),
         ])
     }
 
@@ -72,6 +98,33 @@ impl VsockDevice {
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.0.close());
     }
+}
+
+type Ranges = Vec<(u32, u32)>;
+/// CID, path of the link, ports to connect to, ports to accept on, most streams.
+type PeerRow = (u64, String, Ranges, Ranges, usize);
+/// CID of the peer, whether this guest asked, port, asker's port, verdict.
+type DecisionRow = (u64, bool, u32, u32, &'static str);
+
+fn peer((cid, path, connect, accept, max_streams): PeerRow) -> (u64, Peer) {
+    let ranges = |rows: Ranges| rows.into_iter().map(|(first, last)| first..=last).collect();
+    let peer = Peer {
+        path,
+        connect: ranges(connect),
+        accept: ranges(accept),
+        max_streams,
+    };
+    (cid, peer)
+}
+
+fn decision(one: Decision) -> DecisionRow {
+    let verdict = match one.verdict {
+        Verdict::Allowed => "allowed",
+        Verdict::Denied => "denied",
+        Verdict::OverQuota => "over-quota",
+        Verdict::Cut => "cut",
+    };
+    (one.peer_cid, one.outgoing, one.port, one.from_port, verdict)
 }
 
 /// Takes ownership of a descriptor that Python gave away.

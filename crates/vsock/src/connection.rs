@@ -7,9 +7,7 @@
 //! Credit (virtio 1.3, section 5.10.6.3): both ends count bytes modulo 2^32.
 //! A sender may have `buf_alloc - (sent - fwd_cnt)` bytes under way.
 
-use crate::packet::{
-    CID_HOST, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
-};
+use crate::packet::{Header, Key, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 
 /// Bytes the device buffers per stream for a slow Unix socket. This is what
 /// Linux uses by default too (`VIRTIO_VSOCK_DEFAULT_BUF_SIZE`).
@@ -60,12 +58,11 @@ struct Wants {
     credit_update: bool,
 }
 
-/// One stream between a guest port and a host port.
+/// One stream between a guest port and a port of the host or of another guest.
 #[derive(Debug)]
 pub struct Connection {
     guest_cid: u64,
-    guest_port: u32,
-    host_port: u32,
+    key: Key,
     phase: Phase,
     wants: Wants,
     /// Who opened it, and whether the guest saw the host's request.
@@ -88,10 +85,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A stream that a host client asks for.
+    /// A stream that the far end asks for.
     #[must_use]
-    pub fn to_guest(guest_cid: u64, guest_port: u32, host_port: u32) -> Self {
-        let mut connection = Self::new(guest_cid, guest_port, host_port, Phase::Requesting);
+    pub fn to_guest(guest_cid: u64, key: Key) -> Self {
+        let mut connection = Self::new(guest_cid, key, Phase::Requesting);
         connection.wants.request = true;
         connection
     }
@@ -99,21 +96,15 @@ impl Connection {
     /// A stream that the guest asks for with `request`.
     #[must_use]
     pub fn from_guest(request: &Header) -> Self {
-        let mut connection = Self::new(
-            request.src_cid,
-            request.src_port,
-            request.dst_port,
-            Phase::Answering,
-        );
+        let mut connection = Self::new(request.src_cid, request.key(), Phase::Answering);
         connection.learn_credit(request);
         connection
     }
 
-    fn new(guest_cid: u64, guest_port: u32, host_port: u32, phase: Phase) -> Self {
+    fn new(guest_cid: u64, key: Key, phase: Phase) -> Self {
         Self {
             guest_cid,
-            guest_port,
-            host_port,
+            key,
             phase,
             wants: Wants::default(),
             guest_opened: phase == Phase::Answering,
@@ -130,10 +121,16 @@ impl Connection {
         }
     }
 
-    /// `(host port, guest port)`: unique among a guest's live streams.
+    /// Both ends; unique among a guest's live streams.
     #[must_use]
-    pub fn ports(&self) -> (u32, u32) {
-        (self.host_port, self.guest_port)
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Whether the guest asked for it, and not the far end.
+    #[must_use]
+    pub fn guest_opened(&self) -> bool {
+        self.guest_opened
     }
 
     /// Where the stream is in its life.
@@ -352,10 +349,10 @@ impl Connection {
         self.advertised = self.forwarded;
         self.wants.credit_update = false;
         Header {
-            src_cid: CID_HOST,
+            src_cid: self.key.far_cid,
             dst_cid: self.guest_cid,
-            src_port: self.host_port,
-            dst_port: self.guest_port,
+            src_port: self.key.far_port,
+            dst_port: self.key.guest_port,
             len,
             socket_type: TYPE_STREAM,
             op: op as u16,

@@ -2,6 +2,15 @@
 //! Tests of one stream's state machine, by value.
 
 use super::*;
+use crate::packet::CID_HOST;
+
+fn from_host(guest_port: u32, far_port: u32) -> Key {
+    Key {
+        far_cid: CID_HOST,
+        far_port,
+        guest_port,
+    }
+}
 
 fn packet(op: Op, len: u32, buf_alloc: u32, fwd_cnt: u32) -> Header {
     Header {
@@ -49,7 +58,7 @@ fn shutdown(flags: u32) -> Header {
 
 #[test]
 fn the_host_opens_a_stream() {
-    let mut connection = Connection::to_guest(3, 22, 1 << 30);
+    let mut connection = Connection::to_guest(3, from_host(22, 1 << 30));
     assert!(!connection.guest_knows());
     let request = connection.next_control().unwrap();
     assert_eq!(
@@ -232,7 +241,7 @@ fn packets_out_of_place_end_the_stream() {
         Op::CreditUpdate,
         Op::CreditRequest,
     ] {
-        let mut connection = Connection::to_guest(3, 1, 2);
+        let mut connection = Connection::to_guest(3, from_host(1, 2));
         assert_eq!(
             feed(&mut connection, &packet(op, 0, 1, 0)),
             Reaction::Violation,

@@ -347,6 +347,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::muxer::Muxer;
+    use crate::peers::Decisions;
     use crate::poller::Poller;
 
     fn device() -> Device {
@@ -355,7 +356,12 @@ mod tests {
             hybrid_path: "/nowhere".into(),
             max_connections: 1,
         };
-        let muxer = Muxer::new(config, Arc::default(), Arc::new(Poller::new().unwrap()));
+        let muxer = Muxer::new(
+            config,
+            Arc::default(),
+            Arc::new(Poller::new().unwrap()),
+            Arc::new(Decisions::new().unwrap()),
+        );
         Device::new(Engine::new(muxer).unwrap())
     }
 

@@ -5,12 +5,16 @@
 //! replace memory) can never meet a packet half-way. The mutex around the
 //! device is what the `vhost` crate asks for; nobody else ever takes it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vhost::vhost_user::BackendReqHandler;
 
 use crate::device::Device;
+use crate::listeners::Clients;
+use crate::peers::Peer;
 use crate::poller::{Event, Poller, Token};
 
 /// What other threads ask of the device thread.
@@ -18,6 +22,10 @@ use crate::poller::{Event, Poller, Token};
 pub(crate) enum Command {
     /// Connect a listener's clients to a guest port.
     Publish(OwnedFd, u32),
+    /// Serve the device of the guest with this CID on a listener.
+    Link(OwnedFd, u64),
+    /// Replace the table of other guests, and say when it is in force.
+    SetPeers(HashMap<u64, Peer>, SyncSender<()>),
     /// End.
     Close,
 }
@@ -148,7 +156,17 @@ impl EventLoop {
                     .device()
                     .engine
                     .muxer
-                    .add_listener(listener, Some(port));
+                    .add_listener(listener, Clients::Of(port));
+                Ok(())
+            }
+            Command::Link(listener, cid) => {
+                let _ = self.device().engine.muxer.add_link(listener, cid);
+                Ok(())
+            }
+            Command::SetPeers(table, done) => {
+                self.device().engine.muxer.replace_peers(table);
+                // Who asked may have given up waiting.
+                let _ = done.try_send(());
                 Ok(())
             }
         }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::engine::{Engine, RX, TX};
 use crate::muxer::Muxer;
 use crate::packet::HEADER_LEN;
+use crate::peers::Decisions;
 use crate::poller::{Poller, Token};
 
 const CID: u64 = 3;
@@ -57,7 +58,12 @@ impl Guest {
             hybrid_path,
             max_connections: MAX_STREAMS,
         };
-        let muxer = Muxer::new(config, Arc::default(), Arc::new(Poller::new().ok()?));
+        let muxer = Muxer::new(
+            config,
+            Arc::default(),
+            Arc::new(Poller::new().ok()?),
+            Arc::new(Decisions::new().ok()?),
+        );
         let mut engine = Engine::new(muxer).ok()?;
         engine.memory = Some(memory.clone());
         for (index, ring) in engine.rings.iter_mut().take(2).enumerate() {

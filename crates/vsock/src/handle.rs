@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The handle by which a program owns a device.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -13,8 +15,9 @@ use crate::device::Device;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::event_loop::{Command, EventLoop, Mailbox};
-use crate::listeners::check_socket;
+use crate::listeners::{Clients, check_socket};
 use crate::muxer::Muxer;
+use crate::peers::{Decisions, Peer};
 use crate::poller::Poller;
 use crate::stats::{Counters, Stats};
 
@@ -22,6 +25,7 @@ use crate::stats::{Counters, Stats};
 #[derive(Debug)]
 pub struct VsockDevice {
     counters: Arc<Counters>,
+    decisions: Arc<Decisions>,
     running: Mutex<Option<Running>>,
 }
 
@@ -60,8 +64,9 @@ impl VsockDevice {
         let counters = Arc::new(Counters::default());
         let poller = Arc::new(Poller::new()?);
         let mailbox = Arc::new(Mailbox::new()?);
-        let mut muxer = Muxer::new(config, counters.clone(), poller.clone());
-        muxer.add_listener(hybrid, None)?;
+        let decisions = Arc::new(Decisions::new()?);
+        let mut muxer = Muxer::new(config, counters.clone(), poller.clone(), decisions.clone());
+        muxer.add_listener(hybrid, Clients::Any)?;
         let engine = Engine::new(muxer).map_err(std::io::Error::other)?;
         let device = Arc::new(Mutex::new(Device::new(engine)));
 
@@ -86,7 +91,11 @@ impl VsockDevice {
             vhost: wake,
             thread,
         }));
-        Ok(Self { counters, running })
+        Ok(Self {
+            counters,
+            decisions,
+            running,
+        })
     }
 
     /// Connects every client of a listening Unix socket to `guest_port`.
@@ -96,15 +105,45 @@ impl VsockDevice {
     /// [`Error::Closed`] after `close()` or QEMU's end, [`Error::Descriptor`]
     /// if `listener` does not listen. It is closed in both cases.
     pub fn publish(&self, listener: OwnedFd, guest_port: u32) -> Result<(), Error> {
+        check_listener(&listener)?;
+        self.post(Command::Publish(listener, guest_port))
+    }
+
+    /// Serves the device of the guest `cid` on `listener`, as long as the
+    /// table of [`set_peers`](Self::set_peers) has it. Who can connect to the
+    /// listener speaks for that guest.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn link(&self, listener: OwnedFd, cid: u64) -> Result<(), Error> {
+        check_listener(&listener)?;
+        self.post(Command::Link(listener, cid))
+    }
+
+    /// Replaces what is allowed between this guest and others, by their CIDs,
+    /// and returns when that is in force. Streams that the new table does not
+    /// allow are reset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] as above.
+    pub fn set_peers(&self, table: HashMap<u64, Peer>) -> Result<(), Error> {
+        let (done, in_force) = sync_channel(1);
+        self.post(Command::SetPeers(table, done))?;
+        in_force.recv().map_err(|_| Error::Closed)
+    }
+
+    /// What was allowed and refused between this guest and others.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    fn post(&self, command: Command) -> Result<(), Error> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mailbox = &running.as_ref().ok_or(Error::Closed)?.mailbox;
-        check_socket(&listener, true).map_err(|source| Error::Descriptor {
-            role: "listener",
-            source,
-        })?;
-        mailbox
-            .post(Command::Publish(listener, guest_port))
-            .map_err(|_| Error::Closed)
+        mailbox.post(command).map_err(|_| Error::Closed)
     }
 
     /// Reads the counters; works after `close()` too.
@@ -123,6 +162,13 @@ impl VsockDevice {
         let _ = running.vhost.shutdown(std::net::Shutdown::Both);
         let _ = running.thread.join();
     }
+}
+
+fn check_listener(listener: &OwnedFd) -> Result<(), Error> {
+    check_socket(listener, true).map_err(|source| Error::Descriptor {
+        role: "listener",
+        source,
+    })
 }
 
 impl Drop for VsockDevice {

@@ -10,6 +10,8 @@
 //! - **Clients** connect to a listening Unix socket and name a guest port
 //!   (`CONNECT <port>\n`), or to a *published* socket that names it for them.
 //! - **Services** listen on `<hybrid_path>_<port>` for the guest.
+//! - **Peers** are the devices of other guests. A table says which ports of
+//!   whose guest may be asked for, in either direction; there is none at first.
 //!
 //! # Parts, outermost first
 //!
@@ -21,6 +23,7 @@
 //! | `engine` | moves packets between rings and streams, batches interrupts |
 //! | `ring`, `chain` | one virtqueue; descriptor chains as checked memory |
 //! | `muxer`, `turns`, `listeners` | table of streams; whose turn it is; accepting, dialling |
+//! | `peers`, `links` | the table of other guests and its audit; streams with them |
 //! | `stream` | one Unix socket and what waits to be written to it |
 //! | [`connection`] | one stream's state machine, without I/O |
 //! | [`packet`], [`hybrid`] | the two formats |
@@ -58,9 +61,11 @@ mod event_loop;
 pub mod fuzzing;
 mod handle;
 pub mod hybrid;
+mod links;
 mod listeners;
 mod muxer;
 pub mod packet;
+mod peers;
 mod poller;
 mod ring;
 mod stats;
@@ -70,4 +75,5 @@ mod turns;
 pub use config::Config;
 pub use error::Error;
 pub use handle::VsockDevice;
+pub use peers::{Decision, Decisions, Peer, Verdict};
 pub use stats::Stats;

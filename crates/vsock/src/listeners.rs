@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 
 use crate::hybrid::{self, Line, MAX_LINE};
 use crate::muxer::Muxer;
+use crate::packet::{CID_HOST, Key};
 use crate::poller::Token;
 
 /// How long a client may take for its `CONNECT` line.
@@ -23,12 +24,22 @@ const REDIAL_FOR: Duration = Duration::from_secs(2);
 /// Clients taken from one listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 
+/// Who a listener's clients are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clients {
+    /// Host programs; each names a guest port.
+    Any,
+    /// Host programs, all for this guest port.
+    Of(u32),
+    /// The device of the guest with this CID.
+    Peer(u64),
+}
+
 /// A listening socket and where its clients go.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: OwnedFd,
-    /// The guest port of every client; `None` where each client names it.
-    guest_port: Option<u32>,
+    pub(crate) clients: Clients,
     resting_until: Option<Instant>,
 }
 
@@ -36,6 +47,8 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 pub(crate) struct Handshake {
     socket: OwnedFd,
+    /// CID of the guest whose device it is; `None` for a host program.
+    peer: Option<u64>,
     received: [u8; MAX_LINE],
     filled: usize,
     deadline: Option<Instant>,
@@ -53,11 +66,7 @@ pub(crate) fn check_socket(fd: &OwnedFd, listening: bool) -> io::Result<()> {
 
 impl Muxer {
     /// Serves a listening socket from now on.
-    pub(crate) fn add_listener(
-        &mut self,
-        socket: OwnedFd,
-        guest_port: Option<u32>,
-    ) -> io::Result<()> {
+    pub(crate) fn add_listener(&mut self, socket: OwnedFd, clients: Clients) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let id = self.new_id();
         self.poller.add_level(&socket, Token::Listener(id))?;
@@ -65,7 +74,7 @@ impl Muxer {
             id,
             Listener {
                 socket,
-                guest_port,
+                clients,
                 resting_until: None,
             },
         );
@@ -78,14 +87,15 @@ impl Muxer {
             let Some(listener) = self.listeners.get_mut(&id) else {
                 return;
             };
-            let guest_port = listener.guest_port;
+            let clients = listener.clients;
             match rustix::net::accept_with(
                 &listener.socket,
                 SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             ) {
-                Ok(socket) => match guest_port {
-                    Some(port) => self.open(socket, port, &[], false),
-                    None => self.greet(socket),
+                Ok(socket) => match clients {
+                    Clients::Of(port) => self.open(socket, port, &[], false),
+                    Clients::Any => self.greet(socket, None),
+                    Clients::Peer(cid) => self.greet(socket, Some(cid)),
                 },
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::WOULDBLOCK) => return,
@@ -122,7 +132,7 @@ impl Muxer {
         }
     }
 
-    fn greet(&mut self, socket: OwnedFd) {
+    fn greet(&mut self, socket: OwnedFd, peer: Option<u64>) {
         let id = self.new_id();
         let full = self.handshakes.len() >= self.config.max_connections;
         if full
@@ -135,6 +145,7 @@ impl Muxer {
         }
         let mut handshake = Handshake {
             socket,
+            peer,
             received: [0; MAX_LINE],
             filled: 0,
             deadline: None,
@@ -161,14 +172,19 @@ impl Muxer {
             Err(Errno::WOULDBLOCK | Errno::INTR) => return,
             Err(_) => return self.drop_handshake(id),
         }
-        match hybrid::parse(&handshake.received[..handshake.filled]) {
+        let received = &handshake.received[..handshake.filled];
+        let line = match handshake.peer {
+            None => hybrid::parse(received),
+            Some(_) => hybrid::parse_link(received),
+        };
+        match line {
             Line::Incomplete => {}
-            Line::Malformed => self.drop_handshake(id),
-            Line::Connect { port, consumed } => self.finish_handshake(id, port, consumed),
+            Line::Ok { .. } | Line::Malformed => self.drop_handshake(id),
+            line => self.finish_handshake(id, &line),
         }
     }
 
-    fn finish_handshake(&mut self, id: u64, port: u32, consumed: usize) {
+    fn finish_handshake(&mut self, id: u64, line: &Line) {
         let Some(mut handshake) = self.handshakes.remove(&id) else {
             return;
         };
@@ -177,11 +193,32 @@ impl Muxer {
         self.poller.remove(&handshake.socket);
         let Handshake {
             socket,
+            peer,
             received,
             filled,
             ..
         } = handshake;
-        self.open(socket, port, &received[consumed..filled], true);
+        match (peer, *line) {
+            (None, Line::Connect { port, consumed }) => {
+                self.open(socket, port, &received[consumed..filled], true);
+            }
+            (
+                Some(cid),
+                Line::Link {
+                    port,
+                    from_port,
+                    consumed,
+                },
+            ) => {
+                let key = Key {
+                    far_cid: cid,
+                    far_port: from_port,
+                    guest_port: port,
+                };
+                self.open_from_peer(socket, key, &received[consumed..filled]);
+            }
+            _ => {}
+        }
     }
 
     fn drop_handshake(&mut self, id: u64) {
@@ -196,14 +233,24 @@ impl Muxer {
         self.drop_handshake(id);
     }
 
-    /// Connects to the service behind a host port; `false` means its backlog
-    /// is full. Unix sockets connect at once or not at all, never "later".
-    pub(crate) fn dial(&self, port: u32) -> io::Result<(OwnedFd, bool)> {
+    /// Connects to the service behind a host port, or to another guest's
+    /// device; `false` means its backlog is full. Unix sockets connect at once
+    /// or not at all, never "later".
+    pub(crate) fn dial(&self, key: Key) -> io::Result<(OwnedFd, bool)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        let connected = connect(&socket, &self.config.hybrid_path, port)?;
+        let connected = connect(&socket, &self.address(key)?)?;
         Ok((socket, connected))
+    }
+
+    fn address(&self, key: Key) -> io::Result<SocketAddrUnix> {
+        let address = if key.far_cid == CID_HOST {
+            SocketAddrUnix::new(hybrid::service_path(&self.config.hybrid_path, key.far_port))
+        } else {
+            SocketAddrUnix::new(self.peers.path(key.far_cid).ok_or(Errno::CONNREFUSED)?)
+        };
+        Ok(address?)
     }
 
     pub(crate) fn redial_later(&mut self, id: u64) {
@@ -224,25 +271,21 @@ impl Muxer {
         let expired = stream
             .dial_until
             .is_none_or(|until| until <= Instant::now());
-        match connect(
-            &stream.socket,
-            &self.config.hybrid_path,
-            stream.connection.ports().0,
-        ) {
+        let key = stream.connection.key();
+        let connected = self.address(key).and_then(|address| {
+            let stream = self.streams.get(&id).ok_or(Errno::CONNREFUSED)?;
+            connect(&stream.socket, &address)
+        });
+        match connected {
             Ok(true) => self.on_dialled(id),
             Ok(false) if !expired => self.redial_later(id),
-            _ => {
-                self.counters.refused.increment();
-                stream.connection.abort();
-                self.settle(id);
-            }
+            _ => self.refuse(id),
         }
     }
 }
 
-fn connect(socket: impl AsFd, hybrid_path: &str, port: u32) -> io::Result<bool> {
-    let address = SocketAddrUnix::new(hybrid::service_path(hybrid_path, port))?;
-    match rustix::net::connect(socket, &address) {
+fn connect(socket: impl AsFd, address: &SocketAddrUnix) -> io::Result<bool> {
+    match rustix::net::connect(socket, address) {
         Ok(()) => Ok(true),
         Err(Errno::AGAIN) => Ok(false),
         Err(error) => Err(error.into()),

@@ -15,7 +15,8 @@ use crate::chain::GuestBuf;
 use crate::config::Config;
 use crate::connection::{Connection, Phase, Reaction};
 use crate::listeners::{Handshake, Listener};
-use crate::packet::{CID_HOST, HEADER_LEN, Header, Op, TYPE_STREAM};
+use crate::packet::{CID_HOST, HEADER_LEN, Header, Key, Op, TYPE_STREAM};
+use crate::peers::{Decisions, Peers};
 use crate::poller::{Event, Poller, Timers, Token};
 use crate::stats::Counters;
 use crate::stream::Stream;
@@ -24,26 +25,11 @@ use crate::stream::Stream;
 /// drivers/vhost/vsock.c does (`vhost_vsock_more_replies`).
 const RESET_BACKLOG: usize = 256;
 /// How long the guest may take to answer a request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the guest may take to confirm a close (`VSOCK_CLOSE_TIMEOUT`).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 /// First host port for streams that the host opens; Firecracker's choice.
 pub(crate) const FIRST_HOST_PORT: u32 = 1 << 30;
-
-/// Where packets for a CID go. Streams between guests attach here.
-#[derive(Debug, PartialEq, Eq)]
-enum Route {
-    Host,
-    Nowhere,
-}
-
-fn route(destination: u64) -> Route {
-    if destination == CID_HOST {
-        Route::Host
-    } else {
-        Route::Nowhere
-    }
-}
 
 /// The streams of one guest.
 #[derive(Debug)]
@@ -55,7 +41,9 @@ pub(crate) struct Muxer {
     pub(crate) listeners: HashMap<u64, Listener>,
     pub(crate) handshakes: HashMap<u64, Handshake>,
     pub(crate) streams: HashMap<u64, Stream>,
-    by_ports: HashMap<(u32, u32), u64>,
+    by_key: HashMap<Key, u64>,
+    pub(crate) peers: Peers,
+    pub(crate) decisions: Arc<Decisions>,
     /// Streams with something for the guest, in the order of their turns.
     pub(crate) turns: VecDeque<u64>,
     /// Resets of streams that do not exist any more or never did.
@@ -65,7 +53,12 @@ pub(crate) struct Muxer {
 }
 
 impl Muxer {
-    pub(crate) fn new(config: Config, counters: Arc<Counters>, poller: Arc<Poller>) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        counters: Arc<Counters>,
+        poller: Arc<Poller>,
+        decisions: Arc<Decisions>,
+    ) -> Self {
         Self {
             config,
             counters,
@@ -74,7 +67,9 @@ impl Muxer {
             listeners: HashMap::new(),
             handshakes: HashMap::new(),
             streams: HashMap::new(),
-            by_ports: HashMap::new(),
+            by_key: HashMap::new(),
+            peers: Peers::default(),
+            decisions,
             turns: VecDeque::new(),
             resets: VecDeque::new(),
             last_id: 0,
@@ -100,9 +95,6 @@ impl Muxer {
         if header.src_cid != self.config.guest_cid {
             return self.counters.forged_cid.increment();
         }
-        if route(header.dst_cid) == Route::Nowhere {
-            return self.reject(header);
-        }
         if header.socket_type != TYPE_STREAM {
             return self.reject(header);
         }
@@ -112,11 +104,7 @@ impl Muxer {
         }
         // A stream with a hole is broken, so truncation counts as no operation.
         let op = Op::from_wire(header.op).filter(|_| !truncated);
-        match self
-            .by_ports
-            .get(&(header.dst_port, header.src_port))
-            .copied()
-        {
+        match self.by_key.get(&header.key()).copied() {
             Some(id) => self.on_stream_packet(id, header, op, buf),
             None if op == Some(Op::Request) => self.on_request(header),
             None => self.reject(header),
@@ -156,10 +144,10 @@ impl Muxer {
     }
 
     fn on_request(&mut self, header: &Header) {
-        if !self.has_room() {
+        if !self.has_room() || !self.may_ask(header) {
             return self.reject(header);
         }
-        match self.dial(header.dst_port) {
+        match self.dial(header.key()) {
             Ok((socket, connected)) => {
                 let stream = Stream::new(Connection::from_guest(header), socket, &[], false);
                 let id = self.insert(stream);
@@ -173,7 +161,7 @@ impl Muxer {
         }
     }
 
-    /// The local service took the guest's connection.
+    /// The local service, or another guest's device, took the guest's connection.
     pub(crate) fn on_dialled(&mut self, id: u64) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
@@ -184,9 +172,20 @@ impl Muxer {
             .is_err()
         {
             stream.connection.abort();
-        } else {
+        } else if stream.connection.key().far_cid == CID_HOST {
             stream.connection.local_connected();
             self.count_established(id);
+        } else {
+            return self.ask_peer(id);
+        }
+        self.settle(id);
+    }
+
+    /// Ends a stream that was asked for and never established.
+    pub(crate) fn refuse(&mut self, id: u64) {
+        self.counters.refused.increment();
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.connection.abort();
         }
         self.settle(id);
     }
@@ -207,7 +206,7 @@ impl Muxer {
         // byte it sent before is ours to deliver.
         if connection.guest_sent_all() && !stream.is_flushed() {
             stream.detached = true;
-            self.by_ports.remove(&stream.connection.ports());
+            self.by_key.remove(&stream.connection.key());
             self.timers
                 .set(&mut stream.deadline, Token::Stream(id), None);
         } else {
@@ -222,7 +221,17 @@ impl Muxer {
         let Some(host_port) = self.free_port(guest_port).filter(|_| self.has_room()) else {
             return self.counters.refused.increment();
         };
-        let connection = Connection::to_guest(self.config.guest_cid, guest_port, host_port);
+        let key = Key {
+            far_cid: CID_HOST,
+            far_port: host_port,
+            guest_port,
+        };
+        self.ask_guest(socket, key, prefix, greet);
+    }
+
+    /// Asks the guest for the stream `key`, which does not exist yet.
+    pub(crate) fn ask_guest(&mut self, socket: OwnedFd, key: Key, prefix: &[u8], greet: bool) {
+        let connection = Connection::to_guest(self.config.guest_cid, key);
         let id = self.insert(Stream::new(connection, socket, prefix, greet));
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
@@ -245,13 +254,18 @@ impl Muxer {
 
     fn free_port(&mut self, guest_port: u32) -> Option<u32> {
         // More candidates than streams: one of them is free.
-        (0..=self.by_ports.len()).find_map(|_| {
+        (0..=self.by_key.len()).find_map(|_| {
             self.last_port = self.last_port.wrapping_add(1).max(FIRST_HOST_PORT);
             // VMADDR_PORT_ANY
             if self.last_port == u32::MAX {
                 self.last_port = FIRST_HOST_PORT;
             }
-            (!self.by_ports.contains_key(&(self.last_port, guest_port))).then_some(self.last_port)
+            let key = Key {
+                far_cid: CID_HOST,
+                far_port: self.last_port,
+                guest_port,
+            };
+            (!self.knows(key)).then_some(self.last_port)
         })
     }
 
@@ -260,6 +274,9 @@ impl Muxer {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
+        if stream.link_answer.is_some() {
+            return self.on_link_answer(id);
+        }
         stream.on_event(event.readable, event.hung_up);
         if event.writable {
             stream.flush(&self.counters);
@@ -277,11 +294,9 @@ impl Muxer {
         };
         stream.deadline = None;
         match stream.connection.phase() {
+            Phase::Answering if stream.link_answer.is_some() => return self.refuse(id),
             Phase::Answering => return self.redial(id),
-            Phase::Requesting => {
-                self.counters.refused.increment();
-                stream.connection.abort();
-            }
+            Phase::Requesting => return self.refuse(id),
             // The guest did not confirm our close; it is over all the same.
             _ => stream.connection.abort(),
         }
@@ -290,13 +305,20 @@ impl Muxer {
 
     // ---- the table ---------------------------------------------------------
 
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.streams.len() < self.config.max_connections
+    }
+
+    /// Whether a stream of that key lives.
+    pub(crate) fn knows(&self, key: Key) -> bool {
+        self.by_key.contains_key(&key)
     }
 
     fn insert(&mut self, stream: Stream) -> u64 {
         let id = self.new_id();
-        self.by_ports.insert(stream.connection.ports(), id);
+        let key = stream.connection.key();
+        self.peers.count_opened(key.far_cid);
+        self.by_key.insert(key, id);
         self.streams.insert(id, stream);
         id
     }
@@ -339,15 +361,17 @@ impl Muxer {
         };
         self.timers
             .set(&mut stream.deadline, Token::Stream(id), None);
+        let key = stream.connection.key();
+        self.peers.count_closed(key.far_cid);
         if !stream.detached {
-            self.by_ports.remove(&stream.connection.ports());
+            self.by_key.remove(&key);
         }
         if stream.established {
             self.counters.connections_open.decrement();
         }
     }
 
-    fn count_established(&mut self, id: u64) {
+    pub(crate) fn count_established(&mut self, id: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.established = true;
             self.counters.connections_open.increment();

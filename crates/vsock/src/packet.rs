@@ -60,6 +60,18 @@ impl Op {
     }
 }
 
+/// What tells a guest's live streams apart: the far end, as the guest addresses
+/// it (the host or another guest), and the guest's own port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// CID of the far end.
+    pub far_cid: u64,
+    /// Port of the far end.
+    pub far_port: u32,
+    /// The guest's port.
+    pub guest_port: u32,
+}
+
 /// A packet header in host byte order. Nothing in it has been checked.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -119,6 +131,16 @@ impl Header {
         bytes[36..40].copy_from_slice(&self.buf_alloc.to_le_bytes());
         bytes[40..44].copy_from_slice(&self.fwd_cnt.to_le_bytes());
         bytes
+    }
+
+    /// The stream it belongs to, as the guest that sent it sees it.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key {
+            far_cid: self.dst_cid,
+            far_port: self.dst_port,
+            guest_port: self.src_port,
+        }
     }
 
     /// The reset that answers this packet, or `None` where this packet is a

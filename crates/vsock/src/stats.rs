@@ -41,6 +41,10 @@ counters! {
     forged_cid,
     /// Streams reset because the guest sent more than it had credit for.
     credit_violations,
+    /// Streams with other guests that the table did not allow.
+    denied,
+    /// Streams with other guests that a new table ended.
+    cut,
     /// Virtqueues stopped because their rings were malformed.
     broken_queues,
 }

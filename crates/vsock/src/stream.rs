@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use rustix::io::Errno;
+
 use crate::chain::{GuestBuf, IoVecs, IoVecsMut};
 use crate::connection::{Connection, Phase};
 use crate::hybrid;
@@ -41,6 +43,9 @@ pub(crate) struct Stream {
     pub(crate) deadline: Option<Instant>,
     /// Until when to try again a service whose backlog is full.
     pub(crate) dial_until: Option<Instant>,
+    /// What another device answered so far to our `LINK` line; `None` where
+    /// no answer is awaited.
+    pub(crate) link_answer: Option<Vec<u8>>,
 }
 
 /// How reading from the local socket went.
@@ -74,6 +79,7 @@ impl Stream {
             greet,
             deadline: None,
             dial_until: None,
+            link_answer: None,
         }
     }
 
@@ -95,10 +101,42 @@ impl Stream {
     /// The guest accepted: greet the client where that is the convention.
     pub(crate) fn opened(&mut self, counters: &Counters) {
         if self.greet {
-            let line = hybrid::ok_line(self.connection.ports().0);
+            let line = hybrid::ok_line(self.connection.key().far_port);
             self.uncredited = line.len();
             self.outbound.extend(line.as_bytes());
             self.flush(counters);
+        }
+    }
+
+    /// Asks another device for a stream to its guest; it answers by a line.
+    pub(crate) fn send_link_line(&mut self) -> bool {
+        let key = self.connection.key();
+        let line = hybrid::link_line(key.far_port, key.guest_port);
+        self.link_answer = Some(Vec::new());
+        // A fresh socket takes so little at once.
+        rustix::io::write(&self.socket, line.as_bytes()).is_ok_and(|count| count == line.len())
+    }
+
+    /// Reads on in another device's answer: `None` until the line is whole,
+    /// then whether its guest accepted. What came behind it waits for the guest.
+    pub(crate) fn read_link_answer(&mut self) -> Option<bool> {
+        let answer = self.link_answer.as_mut()?;
+        let mut bytes = [0; hybrid::MAX_LINE];
+        let room = &mut bytes[answer.len()..];
+        match rustix::io::read(&self.socket, &mut *room) {
+            Ok(0) => return Some(false),
+            Ok(count) => answer.extend_from_slice(&room[..count]),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return None,
+            Err(_) => return Some(false),
+        }
+        match hybrid::parse_ok(answer) {
+            hybrid::Line::Incomplete => None,
+            hybrid::Line::Ok { consumed } => {
+                self.prefix.extend(answer.drain(consumed..));
+                self.link_answer = None;
+                Some(true)
+            }
+            _ => Some(false),
         }
     }
 

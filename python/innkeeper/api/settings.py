@@ -30,6 +30,7 @@ _CONSOLE_BYTES = 256 << 10
 class MachineOptions(TypedDict, total=False):
     """What a guest is made of.
 
+    :ivar cid: vsock address; any that is free where it is left out.
     :ivar cpus: 1 by default.
     :ivar memory: as "512M", the default, or in bytes.
     :ivar network: "none" (the default), "user", "tap" or "bridge=NAME".
@@ -53,6 +54,7 @@ class MachineOptions(TypedDict, total=False):
     :ivar share_transport: "auto" by default, "virtiofs" or "9p".
     """
 
+    cid: int
     cpus: int
     memory: str | int
     network: Network

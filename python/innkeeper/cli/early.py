@@ -13,7 +13,7 @@ from collections.abc import Sequence
 # The options of `inn run`: a test compares them with what click knows.
 FLAGS = frozenset({"--timings", "--tty", "--no-tty"})
 _VALUED = """
-    --accel --append --console --cpus -c --disk --env -e --firmware --flavour --format --forward
+    --accel --append --cid --console --cpus -c --disk --env -e --firmware --flavour --format --forward
     --image --initrd --kernel --memory -m --name -n --network --oem-string --publish -p
     --qemu-arg --root-device --root-overlay --share -v --share-cache --share-transport --timeout -t --timezone
     --user -u --wait --workdir -w

@@ -43,6 +43,10 @@ VERBS = {
     "resume": ("innkeeper.cli.lifecycle:resume", "Let paused guests go on."),
     "image": ("innkeeper.cli.image:image", "Build, import and keep images to boot from."),
     "disk": ("innkeeper.cli.disk:disk", "Make and keep disks that outlive guests."),
+    "up": ("innkeeper.cli.topology:up", "Bring up the machines of a topology file."),
+    "down": ("innkeeper.cli.topology:down", "Bring a topology down."),
+    "ps": ("innkeeper.cli.topology:ps", "Show the topologies that are up."),
+    "policy": ("innkeeper.cli.policy:policy", "Say who may reach whom, and why."),
     "schema": ("innkeeper.cli.schema:schema", "Print the JSON Schema of a file for innkeeper."),
     "plan": ("innkeeper.cli.plan:plan", "Print exactly what a command would do; start nothing."),
     "doctor": (

@@ -32,6 +32,9 @@ Option = Callable[[F], F]
 
 # Every one of them is a key of a machine file too (`innkeeper.model.toml`).
 _MACHINE = (
+    click.option(
+        "--cid", type=int, metavar="N", help="The guest's vsock address; any that is free."
+    ),
     click.option("-c", "--cpus", type=int, default=1, show_default=True, help="Virtual CPUs."),
     click.option(
         "-m", "--memory", default="512M", show_default=True, metavar="SIZE", help="Guest memory."

@@ -18,9 +18,48 @@ from innkeeper.registry.layout import host_layout
 from innkeeper.system.interrupt import interruptible
 
 
-@click.group()
+class _PlanGroup(click.Group):
+    """`inn plan FILE` is short for `inn plan topology FILE`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, but a file is a topology."""
+        if args and args[0] not in self.commands and args[0].endswith(".toml"):
+            args = ["topology", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_PlanGroup)
 def plan() -> None:
-    """Print exactly what a command would do; start nothing."""
+    """Print exactly what a command would do; start nothing.
+
+    `inn plan FILE.toml` is short for `inn plan topology FILE.toml`.
+    """
+
+
+@plan.command(name="topology")
+@click.argument("file")
+def plan_topology(file: str) -> None:
+    """Print what `inn up FILE` would start, in which order, and who may reach whom."""
+    from innkeeper.cli.policy import reach_lines
+    from innkeeper.cli.topology import read_topology
+
+    topology = read_topology(file).parsed()
+    lines = [f"topology     {topology.name}", "order"]
+    lines += [f"  {number}. {', '.join(group)}" for number, group in enumerate(topology.order(), 1)]
+    lines.append("machines")
+    for name, member in topology.members.items():
+        machine = member.machine
+        doors = [*map(str, machine.shares), *map(str, machine.ports), *map(str, machine.disks)]
+        told = f", {', '.join(doors)}" if doors else ""
+        lines.append(f"  {name:<12} {machine.image}, network {machine.network}{told}")
+    lines += ["services"] * bool(topology.services)
+    lines += [
+        f"  {one.name:<12} port {one.port} of {one.machine}" for one in topology.services.values()
+    ]
+    lines += ["who may reach whom", *(f"  {line}" for line in reach_lines(topology))]
+    click.echo("\n".join(lines))
 
 
 @plan.command(name="run", context_settings={"allow_interspersed_args": False})

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from innkeeper.agent.announce import AnnounceServer, Failure
     from innkeeper.keeper.forward import Forwarder
     from innkeeper.keeper.network import NetworkSide
+    from innkeeper.keeper.peers import Peers
+    from innkeeper.switchboard.device import Switchboard
 
 _T = TypeVar("_T")
 
@@ -145,6 +147,7 @@ class Start:
     :param on_stage: called with each stage that is over and its seconds.
     :param on_qemu: called with QEMU's pid.
     :param on_forwards: called with the ports that are led to by themselves, after changes.
+    :param on_peers: called with what a new policy is to be told, None when that is over.
     :param audience: who sees the console.
     :param disks: hears what the guest tells of its disks.
     """
@@ -158,6 +161,7 @@ class Start:
         on_stage: Callable[[str, float], None],
         on_qemu: Callable[[int], None],
         on_forwards: Callable[[dict[int, int]], None],
+        on_peers: Callable[[Peers | None], None],
         audience: Audience,
         disks: DiskWatch,
     ) -> None:
@@ -168,6 +172,7 @@ class Start:
         self._on_stage = on_stage
         self._on_qemu = on_qemu
         self._on_forwards = on_forwards
+        self._on_peers = on_peers
         self._audience = audience
         self._since = time.monotonic()
 
@@ -247,6 +252,7 @@ class Start:
             agent_path=folder.agent,
         )
         stack.callback(board.close)
+        self._open_peers(board, stack)
         forwarder = self._open_forwarder(stack)
         announce = AnnounceServer(
             listen_unix(folder.announce),
@@ -268,6 +274,19 @@ class Start:
         console.start()
         stack.callback(console.close)
         return Guest(qemu, console, announce)
+
+    def _open_peers(self, board: Switchboard, stack: AsyncExitStack) -> None:
+        """Streams with the other guests of a machine's topology; a run has none."""
+        logs = self._plan.logs
+        if logs is None:
+            return
+        from innkeeper.keeper.peers import Peers
+
+        peers = Peers(self._plan.layout, self._plan.machine.name, board, logs.audit)
+        stack.callback(self._on_peers, None)
+        stack.callback(peers.close)
+        peers.open()
+        self._on_peers(peers)
 
     def _on_failure(self, failure: Failure) -> None:
         # Of a run, the starter tells: those until it was ready, or with an error.

@@ -16,16 +16,14 @@ The state on disk is written at every arrow, before anybody is told.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from innkeeper.errors import HostError, InnError, UsageError
+from innkeeper.errors import InnError, UsageError
 from innkeeper.hypervisors.qemu.balloon import bounded_size, set_balloon
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.control import Control
@@ -33,11 +31,13 @@ from innkeeper.keeper.disks import hold_disks
 from innkeeper.keeper.diskwatch import DiskWatch, describe_space, feed, planned_disks
 from innkeeper.keeper.door import Door
 from innkeeper.keeper.failure import explain_agent_loss, explain_end
+from innkeeper.keeper.folder import stop_when_removed
 from innkeeper.keeper.guest import PANIC_GRACE_S, Guest, Start, StopAskedError, StopRequest
 from innkeeper.keeper.ledger import Ledger
 from innkeeper.keeper.logs import KeeperLog
 from innkeeper.keeper.messages import (
     Answer,
+    ApplyPolicy,
     Ended,
     Failed,
     HoldStill,
@@ -62,7 +62,9 @@ from innkeeper.model.disk import DiskState
 from innkeeper.model.record import LIVE_STATES, Record, State
 from innkeeper.registry.names import Claim, claim
 from innkeeper.system.descriptors import silence_output
-from innkeeper.system.follow import FolderWatch
+
+if TYPE_CHECKING:
+    from innkeeper.keeper.peers import Peers
 from innkeeper.system.host import memory_pss_bytes
 from innkeeper.system.sockets import listen_unix
 
@@ -82,19 +84,21 @@ async def keep(plan: RunPlan, control: Control) -> None:
         control.on_detach = silence_output
     try:
         async with AsyncExitStack() as stack:
-            held = claim(plan.layout, plan.machine.name, machine=plan.record is not None)
+            held = claim(
+                plan.layout,
+                plan.machine.name,
+                machine=plan.record is not None,
+                cid=plan.machine.cid,
+            )
             stack.callback(held.release)
             if held.swept:
                 sweep_networks()
             if plan.image.root is not None:
                 from innkeeper.images.bundles import hold_bundle
 
-                held_bundle = hold_bundle(
-                    plan.layout.images, plan.image.name, plan.image.root.bundle
-                )
-                stack.callback(held_bundle.release)
+                stack.callback(hold_bundle(plan.layout.images, plan.image.name).release)
             hold_disks(plan.layout, plan.disks, stack)
-            stack.enter_context(_watching(held, control))
+            stack.enter_context(stop_when_removed(held, control))
             lifecycle = Lifecycle(plan, control, held)
             stack.callback(lifecycle.close_ledger)
             await lifecycle.open_door()
@@ -116,6 +120,7 @@ class Lifecycle:
         self._control = control
         self._held = held
         self._guest: Guest | None = None
+        self._peers: Peers | None = None
         self._door: Door | None = None
         self._audience = Audience()
         self._was_ready = False
@@ -202,6 +207,7 @@ class Lifecycle:
                     on_stage=self._on_stage,
                     on_qemu=lambda pid: self._ledger.write(qemu_pid=pid),
                     on_forwards=lambda ports: self._ledger.write(forwards=ports),
+                    on_peers=self._set_peers,
                     audience=self._audience,
                     disks=disks,
                 )
@@ -289,6 +295,11 @@ class Lifecycle:
             self._control.ask_stop(request)
             await self._ended.wait()
             return None
+        if isinstance(operation, ApplyPolicy):
+            # A guest that has no links yet reads the policy when it makes them.
+            if self._peers is not None:
+                self._peers.apply()
+            return None
         guest = self._guest
         if guest is None:
             raise UsageError(
@@ -354,6 +365,9 @@ class Lifecycle:
         if self._door is not None:
             self._door.tell(event)
 
+    def _set_peers(self, peers: Peers | None) -> None:
+        self._peers = peers
+
     def _present(self) -> StateChanged:
         record = self._record
         return StateChanged(record.name, record.state, record.changed_at, record.reason)
@@ -372,24 +386,3 @@ class Lifecycle:
         self._control.send(self._present())
         if self._door is not None:
             self._door.tell(self._present())
-
-
-@contextlib.contextmanager
-def _watching(held: Claim, control: Control) -> Iterator[None]:
-    """Stop the guest in order when its runtime folder is removed: nobody could reach it."""
-    loop = asyncio.get_running_loop()
-
-    def look() -> None:
-        watch.take()
-        if not held.in_place():
-            loop.remove_reader(watch.fd)
-            control.ask_stop(StopRequest(reason="its runtime folder was removed while it ran"))
-
-    with contextlib.ExitStack() as stack:
-        # Without a watch, as when there are too many, the guest goes on unwatched.
-        with contextlib.suppress(HostError):
-            watch = stack.enter_context(FolderWatch())
-            watch.add(held.folder.path)
-            loop.add_reader(watch.fd, look)
-            stack.callback(loop.remove_reader, watch.fd)
-        yield

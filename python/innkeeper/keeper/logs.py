@@ -33,7 +33,7 @@ from innkeeper.system.descriptors import lead
 from innkeeper.system.follow import FolderWatch
 from innkeeper.system.rotate import RotatingFile, log_paths
 
-Source = Literal["console", "guest", "keeper"]
+Source = Literal["console", "guest", "keeper", "audit"]
 LOG_SOURCES: tuple[Source, ...] = ("console", "guest", "keeper")
 
 # Between the time and the text of a line of the console: whose line it is.
@@ -97,7 +97,7 @@ def parse_line(source: Source, raw: bytes, before: float) -> Line:
     with contextlib.suppress(msgspec.DecodeError):
         value = msgspec.json.decode(raw)
         if isinstance(value, dict) and isinstance(value.get("at"), int | float):
-            told = _tell_record(value) if source == "guest" else _tell_event(value)
+            told = _TELL.get(source, _tell_event)(value)
             text = plain_line(told.encode())
             return Line(source, float(value["at"]), text, lost=value.get("event") == "lost")
     return Line(source, before, plain_line(raw))
@@ -106,6 +106,10 @@ def parse_line(source: Source, raw: bytes, before: float) -> Line:
 def _tell_record(value: dict[str, Any]) -> str:
     text = str(value.get("text", ""))
     return f"kernel: {text}" if value.get("source") == "kernel" else text
+
+
+def _tell_decision(value: dict[str, Any]) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _tell_event(value: dict[str, Any]) -> str:
@@ -122,6 +126,9 @@ def _tell_event(value: dict[str, Any]) -> str:
         case {"event": "lost", "text": text}:
             return str(text)
     return " ".join(f"{key}={told}" for key, told in value.items() if key not in ("at", "name"))
+
+
+_TELL = {"guest": _tell_record, "audit": _tell_decision}
 
 
 class LogReader:
@@ -228,6 +235,7 @@ class Logs:
             "console": folder.console_log,
             "guest": folder.guest_log,
             "keeper": folder.keeper_log,
+            "audit": folder.audit,
         }
         self._layout = layout
         self._name = name

@@ -147,6 +147,10 @@ class ResizeDisk(msgspec.Struct, frozen=True, tag_field="op", tag="resize-disk")
     size_bytes: int
 
 
+class ApplyPolicy(msgspec.Struct, frozen=True, tag_field="op", tag="apply-policy"):
+    """Enforce what the topologies on disk say now."""
+
+
 class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
     """Answered with the present state and every later one, until the guest ends."""
 
@@ -169,7 +173,9 @@ Event = StageDone | StateChanged | Ready | Failed | Ended
 Answer = Done | Refused | StateChanged | MemoryChanged | DiskPlace
 """What a keeper says on its own socket."""
 
-Operation = Stop | Pause | Resume | SetMemory | HoldStill | ResizeDisk | Watch | Attach
+Operation = (
+    ApplyPolicy | Stop | Pause | Resume | SetMemory | HoldStill | ResizeDisk | Watch | Attach
+)
 """What may be asked of a keeper on its own socket."""
 
 # The longest line either side accepts; a plan or an error with evidence is far smaller.

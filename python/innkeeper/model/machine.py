@@ -34,11 +34,14 @@ MEMORY_DEFAULT_BYTES = 512 * MIB
 # Debian's cloud kernel, its initramfs and a shell; below, it panics before it prints.
 MEMORY_MINIMUM_BYTES = 96 * MIB
 CPUS_MAXIMUM = 255
+# The others are reserved (virtio 1.3, section 5.10.4).
+CID_MINIMUM, CID_MAXIMUM = 3, 2**32 - 2
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a guest is made of.
 
+    :ivar cid: the guest's vsock address; None for any that is free when it starts.
     :ivar image: name of an image.
     :ivar flavour: which of the image's kernels; "" is its first.
     :ivar root_overlay: what the guest writes over its image's root: into memory, onto a
@@ -63,6 +66,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     name: str
+    cid: int | None = None
     cpus: int = 1
     memory_bytes: int = MEMORY_DEFAULT_BYTES
     image: str = "tiny"
@@ -88,6 +92,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.cid is not None and not CID_MINIMUM <= self.cid <= CID_MAXIMUM:
+            raise UsageError(
+                f"{self.cid} is no CID of a guest", fix=f"give {CID_MINIMUM} to {CID_MAXIMUM}"
+            )
         if not 1 <= self.cpus <= CPUS_MAXIMUM:
             raise UsageError(f"{self.cpus} CPUs", fix=f"give 1 to {CPUS_MAXIMUM}")
         if self.memory_bytes < MEMORY_MINIMUM_BYTES:

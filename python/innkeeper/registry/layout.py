@@ -57,6 +57,15 @@ class Layout(msgspec.Struct, frozen=True):
         return Path(self.state_dir) / "disks"
 
     @property
+    def topologies(self) -> Path:
+        """The folder with a file for each topology that is up."""
+        return Path(self.state_dir) / "topologies"
+
+    def topology(self, name: str) -> Path:
+        """The file of the topology with this name (`innkeeper.registry.topologies`)."""
+        return self.topologies / f"{name}.json"
+
+    @property
     def ssh(self) -> SshFolder:
         """What `ssh` needs to know of this user's machines."""
         return SshFolder(Path(self.state_dir) / "ssh")
@@ -99,6 +108,10 @@ class GuestFolder(msgspec.Struct, frozen=True):
     def announce(self) -> Path:
         """Guest to host, port 7777."""
         return self.path / "vsock.sock_7777"
+
+    def link(self, cid: int) -> Path:
+        """Where the device of the guest with this CID connects for streams to this guest."""
+        return self.path / f"from_{cid}.sock"
 
     @property
     def firmware_variables(self) -> Path:
@@ -145,6 +158,11 @@ class LogFolder(msgspec.Struct, frozen=True):
     def keeper_log(self) -> Path:
         """What the keeper has to say, a JSON object a line."""
         return self.path / "keeper.log"
+
+    @property
+    def audit(self) -> Path:
+        """What other guests asked of it and it of them, a JSON object a line."""
+        return self.path / "audit.log"
 
 
 class MachineFolder(LogFolder, frozen=True):

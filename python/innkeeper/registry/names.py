@@ -70,13 +70,14 @@ class Claim:
             self._machine.release()
 
 
-def claim(layout: Layout, name: str, *, machine: bool = False) -> Claim:
+def claim(layout: Layout, name: str, *, machine: bool = False, cid: int | None = None) -> Claim:
     """Take a name, make its folder and give it a CID that no other guest here has.
 
     Folders of dead guests are swept on the way, so that a host recovers from
     anything by the next start.
 
     :param machine: take the machine of this name too, so that nobody removes it.
+    :param cid: the CID that it must have; None for any that is free.
     :raise NameInUse: a running guest has the name.
     :raise HostError: the folder cannot be made.
     """
@@ -91,7 +92,7 @@ def claim(layout: Layout, name: str, *, machine: bool = False) -> Claim:
             stack.callback(lock.release)
             stack.callback(remove_tree, folder.path)
             kept = stack.enter_context(_take_machine(layout, name)) if machine else None
-            made = Claim(folder, lock, _free_cid(layout, name), kept)
+            made = Claim(folder, lock, _free_cid(layout, name, wanted=cid), kept)
             made.swept = swept
             made.write_state(
                 Record(
@@ -205,11 +206,19 @@ def _is_guests(path: Path) -> bool:
     return any(mark.exists() for mark in (folder.lock, folder.state, folder.keeper, folder.vsock))
 
 
-def _free_cid(layout: Layout, own_name: str) -> int:
+def _free_cid(layout: Layout, own_name: str, *, wanted: int | None) -> int:
     states = (
         read_state(GuestFolder(path)) for path in _guest_paths(layout) if path.name != own_name
     )
-    taken = {state.guest_cid for state in states if state is not None}
+    taken = {state.guest_cid: state.name for state in states if state is not None}
+    if wanted is not None:
+        if wanted in taken:
+            raise NameInUse(
+                f"the running guest {taken[wanted]!r} has the CID {wanted}",
+                stage="name",
+                fix=f"`inn stop {taken[wanted]}`, or give one of the two another CID",
+            )
+        return wanted
     cid = FIRST_DYNAMIC_CID
     while cid in taken:
         cid += 1

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from innkeeper._core import VsockDevice
 from innkeeper.switchboard.ports import AGENT_PORT
+from innkeeper.switchboard.table import PeerRow
 from innkeeper.system.sockets import StreamSocket, listen_unix
 
 
@@ -39,6 +41,40 @@ class Switchboard:
             vhost.close()
             self.close()
             raise
+
+    def link(self, listener: StreamSocket, cid: int) -> None:
+        """Take streams of the guest with this CID on a listening socket.
+
+        The device has it from then on, until its guest leaves the table.
+
+        :raise OSError: the device has ended.
+        """
+        fd = listener.detach()
+        assert self._device is not None
+        self._device.link(fd, cid)
+
+    def set_peers(self, rows: Iterable[PeerRow]) -> None:
+        """Enforce this table of other guests from now on; what it does not allow is cut.
+
+        :raise OSError: the device has ended.
+        """
+        assert self._device is not None
+        self._device.set_peers(
+            [
+                (row.cid, row.dial, list(row.connect), list(row.accept), row.max_streams)
+                for row in rows
+            ]
+        )
+
+    @property
+    def decisions_fd(self) -> int:
+        """Readable while decisions wait, as long as this is open."""
+        assert self._device is not None
+        return self._device.decisions_fd()
+
+    def take_decisions(self) -> tuple[list[tuple[int, bool, int, int, str]], int]:
+        """As `innkeeper._core.VsockDevice.take_decisions`."""
+        return self._device.take_decisions() if self._device is not None else ([], 0)
 
     def stats(self) -> dict[str, int]:
         """The device's counters."""

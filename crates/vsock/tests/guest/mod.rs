@@ -44,12 +44,16 @@ pub struct Guest {
     /// What outgoing packets say about the guest's buffer.
     pub buf_alloc: u32,
     pub fwd_cnt: u32,
+    pub cid: u64,
+    /// Whom packets go to and are expected from.
+    pub far_cid: u64,
     pub dir: tempfile::TempDir,
 }
 
 pub struct Options {
     pub max_connections: usize,
     pub rx_buffers: u16,
+    pub cid: u64,
 }
 
 impl Default for Options {
@@ -57,6 +61,7 @@ impl Default for Options {
         Self {
             max_connections: 64,
             rx_buffers: SLOTS,
+            cid: CID,
         }
     }
 }
@@ -72,7 +77,7 @@ impl Guest {
         let listener = UnixListener::bind(&path).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let config = Config {
-            guest_cid: CID,
+            guest_cid: options.cid,
             hybrid_path: path.to_str().unwrap().into(),
             max_connections: options.max_connections,
         };
@@ -91,6 +96,8 @@ impl Guest {
             repost: true,
             buf_alloc: 1 << 20,
             fwd_cnt: 0,
+            cid: options.cid,
+            far_cid: CID_HOST,
             dir,
         };
         guest.negotiate();
@@ -266,8 +273,8 @@ impl Guest {
 
     pub fn header(&self, op: Op, guest_port: u32, host_port: u32) -> Header {
         Header {
-            src_cid: CID,
-            dst_cid: CID_HOST,
+            src_cid: self.cid,
+            dst_cid: self.far_cid,
             src_port: guest_port,
             dst_port: host_port,
             len: 0,
@@ -337,8 +344,18 @@ impl Guest {
     pub fn expect(&mut self, op: Op) -> (Header, Vec<u8>) {
         let (header, payload) = self.recv();
         assert_eq!(Op::from_wire(header.op), Some(op), "{header:?}");
-        assert_eq!((header.src_cid, header.dst_cid), (CID_HOST, CID));
+        assert_eq!((header.src_cid, header.dst_cid), (self.far_cid, self.cid));
         (header, payload)
+    }
+
+    /// Receives packets until one is `op`.
+    pub fn expect_after_others(&mut self, op: Op) -> Header {
+        loop {
+            let (header, _) = self.recv();
+            if Op::from_wire(header.op) == Some(op) {
+                return header;
+            }
+        }
     }
 
     pub fn expect_silence(&mut self) {

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Other guests: which of them this one may reach, and who may reach it.
+//!
+//! A link joins two devices by one Unix socket per stream. The device of the
+//! guest that connects dials the socket that the other's keeper listens on for
+//! *this* guest alone, so the socket is the identity, and sends
+//! `LINK <port> <own port>\n`; `OK <n>\n` comes back when the other guest
+//! accepted. Each side holds its own table and refuses what is not in it.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+
+use rustix::event::{EventfdFlags, eventfd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Decisions that wait for a reader; more are counted as lost.
+const DECISIONS_KEPT: usize = 4096;
+
+/// What is allowed between this guest and another.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Where the other's device listens for this guest; empty where nothing
+    /// may be dialled.
+    pub path: String,
+    /// Ports of the other that this guest may connect to.
+    pub connect: Vec<RangeInclusive<u32>>,
+    /// Ports of this guest that the other may connect to.
+    pub accept: Vec<RangeInclusive<u32>>,
+    /// Most streams with it at a time, in both directions together.
+    pub max_streams: usize,
+}
+
+/// One refusal or permission, for the audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// CID of the other end, as the guest or the link says it.
+    pub peer_cid: u64,
+    /// Whether this guest asked for the stream.
+    pub outgoing: bool,
+    /// The port that was asked for.
+    pub port: u32,
+    /// The asker's port.
+    pub from_port: u32,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a wish for a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Allowed by the table.
+    Allowed,
+    /// No such peer, or not this port.
+    Denied,
+    /// Allowed, but the peer has its number of streams.
+    OverQuota,
+    /// It was open, and a new table does not allow it.
+    Cut,
+}
+
+/// Whether one of the ranges holds `port`.
+fn holds(ranges: &[RangeInclusive<u32>], port: u32) -> bool {
+    ranges.iter().any(|range| range.contains(&port))
+}
+
+/// The table of other guests, with the number of streams to each.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    table: HashMap<u64, Peer>,
+    streams: HashMap<u64, usize>,
+}
+
+impl Peers {
+    pub(crate) fn replace(&mut self, table: HashMap<u64, Peer>) {
+        self.table = table;
+    }
+
+    pub(crate) fn path(&self, cid: u64) -> Option<&str> {
+        let peer = self.table.get(&cid)?;
+        (!peer.path.is_empty()).then_some(peer.path.as_str())
+    }
+
+    pub(crate) fn knows(&self, cid: u64) -> bool {
+        self.table.contains_key(&cid)
+    }
+
+    /// Whether a stream that exists may go on.
+    pub(crate) fn allows(&self, cid: u64, port: u32, outgoing: bool) -> bool {
+        self.table.get(&cid).is_some_and(|peer| {
+            let ranges = if outgoing {
+                &peer.connect
+            } else {
+                &peer.accept
+            };
+            holds(ranges, port)
+        })
+    }
+
+    /// What becomes of a wish for a new stream.
+    pub(crate) fn judge(&self, cid: u64, port: u32, outgoing: bool) -> Verdict {
+        if !self.allows(cid, port, outgoing) {
+            return Verdict::Denied;
+        }
+        let most = self.table.get(&cid).map_or(0, |peer| peer.max_streams);
+        let now = self.streams.get(&cid).copied().unwrap_or(0);
+        if now < most {
+            Verdict::Allowed
+        } else {
+            Verdict::OverQuota
+        }
+    }
+
+    pub(crate) fn count_opened(&mut self, cid: u64) {
+        *self.streams.entry(cid).or_default() += 1;
+    }
+
+    pub(crate) fn count_closed(&mut self, cid: u64) {
+        if let Some(count) = self.streams.get_mut(&cid) {
+            *count -= 1;
+            if *count == 0 {
+                self.streams.remove(&cid);
+            }
+        }
+    }
+}
+
+/// Decisions on their way to whoever keeps the audit.
+#[derive(Debug)]
+pub struct Decisions {
+    waiting: Mutex<(VecDeque<Decision>, u64)>,
+    ready: OwnedFd,
+}
+
+impl Decisions {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            waiting: Mutex::default(),
+            ready: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    pub(crate) fn note(&self, decision: Decision) {
+        let mut waiting = self.lock();
+        if waiting.0.len() >= DECISIONS_KEPT {
+            waiting.1 += 1;
+            return;
+        }
+        waiting.0.push_back(decision);
+        // One wake-up for all that come until somebody reads.
+        if waiting.0.len() == 1 {
+            let _ = rustix::io::write(&self.ready, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Takes what waits, oldest first, and how many were lost before it.
+    #[must_use]
+    pub fn take(&self) -> (Vec<Decision>, u64) {
+        let mut waiting = self.lock();
+        let _ = rustix::io::read(&self.ready, &mut [0u8; 8]);
+        let lost = std::mem::take(&mut waiting.1);
+        (waiting.0.drain(..).collect(), lost)
+    }
+
+    /// Readable while decisions wait.
+    #[must_use]
+    pub fn ready(&self) -> &OwnedFd {
+        &self.ready
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Decision>, u64)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers() -> Peers {
+        let mut peers = Peers::default();
+        let peer = Peer {
+            path: "/run/b/link".into(),
+            connect: vec![22..=22, 8000..=8080],
+            accept: vec![],
+            max_streams: 2,
+        };
+        peers.replace(HashMap::from([(7, peer)]));
+        peers
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_denied() {
+        let peers = peers();
+        assert_eq!(peers.judge(7, 22, true), Verdict::Allowed);
+        assert_eq!(peers.judge(7, 8080, true), Verdict::Allowed);
+        for (cid, port, outgoing) in [(7, 23, true), (7, 22, false), (8, 22, true)] {
+            assert_eq!(peers.judge(cid, port, outgoing), Verdict::Denied);
+        }
+    }
+
+    #[test]
+    fn a_quota_counts_streams_that_exist() {
+        let mut peers = peers();
+        peers.count_opened(7);
+        peers.count_opened(7);
+        assert_eq!(peers.judge(7, 22, true), Verdict::OverQuota);
+        peers.count_closed(7);
+        assert_eq!(peers.judge(7, 22, true), Verdict::Allowed);
+        peers.count_closed(7);
+        assert!(peers.streams.is_empty());
+    }
+
+    #[test]
+    fn decisions_are_bounded_and_their_loss_counted() {
+        let decisions = Decisions::new().unwrap();
+        let decision = Decision {
+            peer_cid: 7,
+            outgoing: true,
+            port: 1,
+            from_port: 2,
+            verdict: Verdict::Denied,
+        };
+        for _ in 0..DECISIONS_KEPT + 3 {
+            decisions.note(decision);
+        }
+        let (taken, lost) = decisions.take();
+        assert_eq!((taken.len(), lost), (DECISIONS_KEPT, 3));
+        assert_eq!(decisions.take(), (vec![], 0));
+    }
+}

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other guests of one guest's topology: the links to them, the table, and the audit.
+
+The topology is read from disk, at the guest's start and when somebody applied a new
+policy; the table of CIDs and ports that follows from it is enforced by the device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+
+from innkeeper.errors import GuestError
+from innkeeper.model.policy import Operation, Policy, judge
+from innkeeper.registry.layout import Layout
+from innkeeper.registry.machines import load_machine
+from innkeeper.registry.topologies import topology_of
+from innkeeper.switchboard.device import Switchboard
+from innkeeper.switchboard.table import PeerRow, peer_rows
+from innkeeper.system.rotate import RotatingFile
+from innkeeper.system.sockets import listen_unix
+
+
+class Peers:
+    """What one guest may do with others. Open while its device is.
+
+    :param audit: file of the decisions; None keeps none.
+    """
+
+    def __init__(self, layout: Layout, name: str, board: Switchboard, audit: Path | None) -> None:
+        self._layout = layout
+        self._name = name
+        self._board = board
+        self._policy = Policy()
+        self._names: dict[int, str] = {}
+        self._links: dict[int, Path] = {}
+        self._fd = -1
+        self._audit = None if audit is None else RotatingFile(audit, note=_tell_lost)
+
+    def open(self) -> None:
+        """Enforce the policy that is on disk, and watch what comes of it.
+
+        :raise InnError: the topology's file is damaged, or a link cannot be made.
+        """
+        self.apply()
+        self._fd = self._board.decisions_fd
+        asyncio.get_running_loop().add_reader(self._fd, self.note_decisions)
+
+    def apply(self) -> None:
+        """Enforce the policy that is on disk now; what it does not allow is cut.
+
+        :raise InnError: as :meth:`open`; then nothing has changed.
+        """
+        topology = topology_of(self._layout, self._name)
+        policy, rows, cids = Policy(), tuple[PeerRow, ...](), dict[str, int]()
+        if topology is not None:
+            for name in topology.members:
+                cid = load_machine(self._layout, name).cid
+                if cid is None:
+                    raise GuestError(
+                        f"the machine {name!r} has no CID", stage="policy", fix="`inn up` again"
+                    )
+                cids[name] = cid
+            policy = topology.policy
+            rows = peer_rows(policy, self._name, cids, link=self._link_path)
+        # What was decided by the old rules is told with them.
+        self.note_decisions()
+        listened = {row.cid: row for row in rows if row.listen}
+        for cid, row in listened.items():
+            if cid not in self._links:
+                path = Path(row.listen)
+                self._board.link(listen_unix(path), cid)
+                self._links[cid] = path
+        self._board.set_peers(rows)
+        self._policy, self._names = policy, {cid: name for name, cid in cids.items()}
+        known = {row.cid for row in rows}
+        for cid in [cid for cid in self._links if cid not in known]:
+            # The device closed its end when the row went.
+            self._links.pop(cid).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Take the sockets away. Idempotent."""
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            self._fd = -1
+            self.note_decisions()
+        for path in self._links.values():
+            path.unlink(missing_ok=True)
+        self._links = {}
+        if self._audit is not None:
+            self._audit.close()
+
+    def note_decisions(self) -> None:
+        """Write to the audit what the device allowed and refused since the last time."""
+        decisions, lost = self._board.take_decisions()
+        if self._audit is None:
+            return
+        now = round(time.time(), 6)
+        for cid, outgoing, port, from_port, verdict in decisions:
+            # A CID that no machine of the topology has is somebody's guess.
+            other = self._names.get(cid, "")
+            source, destination = (self._name, other) if outgoing else (other, self._name)
+            operation: Operation = "connect" if outgoing else "listen"
+            rule = judge(self._policy, source, destination, port, operation).rule
+            if verdict == "allowed" and not (rule and rule.log):
+                continue
+            told = {
+                "at": now,
+                "event": "decision",
+                "verdict": verdict,
+                "source": source,
+                "destination": destination,
+                "port": port,
+                "from_port": from_port,
+                "operation": operation,
+                "peer_cid": cid,
+                "rule": rule.number if rule else None,
+                "line": rule.line if rule else None,
+            }
+            self._audit.write(msgspec.json.encode(told) + b"\n")
+        if lost:
+            self._audit.write(_tell_lost(lost))
+
+    def _link_path(self, owner: str, cid: int) -> str:
+        return str(self._layout.guest(owner).link(cid))
+
+
+def _tell_lost(count: int) -> bytes:
+    value = {"at": round(time.time(), 6), "event": "lost", "count": count}
+    return msgspec.json.encode(value) + b"\n"

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topology files: what they say, and where they are wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from innkeeper.errors import UsageError
+from innkeeper.model.policy import ALL_PORTS
+from innkeeper.model.positions import Positions
+from innkeeper.model.topology import parse_topology
+
+SHOP = """\
+name = "shop"
+
+[machines.db]
+memory = "256M"
+
+[machines.web]
+after = ["db"]
+wait = "agent"
+
+[machines.cron]
+after = ["db", "web"]
+
+[services.postgres]
+machine = "db"
+port = 5432
+
+[[policy]]
+from = "web"
+to = "postgres"
+log = true
+
+[[policy]]
+from = "*"
+to = "db"
+port = "22,8000-8080"
+action = "deny"
+operations = ["connect", "send"]
+quota = 4
+
+[[policy]]
+from = "cron"
+to = "*"
+
+[[test]]
+from = "web"
+to = "postgres"
+expect = "allow"
+"""
+
+
+def test_a_topology() -> None:
+    shop = parse_topology(SHOP, source="shop.toml")
+    assert shop.name == "shop"
+    assert shop.order() == (("db",), ("web",), ("cron",))
+    assert shop.members["db"].machine.memory_bytes == 256 << 20
+    assert (shop.members["web"].wait, shop.members["db"].wait) == ("agent", None)
+    first, second, third = shop.policy.rules
+    assert (first.destination, first.ports, first.line) == ("db", ((5432, 5432),), 17)
+    assert first.log
+    assert second.ports == ((22, 22), (8000, 8080))
+    assert (second.action, second.quota) == ("deny", 4)
+    assert second.operations == ("connect", "send")
+    assert (third.number, third.line, third.ports) == (3, 30, ALL_PORTS)
+    (expectation,) = shop.expectations
+    assert (expectation.destination, expectation.port, expectation.line) == ("db", 5432, 34)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "said"),
+    [
+        ('name = "shop"', "", "line 1, column 1", "a topology needs a name"),
+        ('name = "shop"', 'name = "Shop!"', "line 1, column 1", "'Shop!' is not a machine name"),
+        ('memory = "256M"', "memry = 1", "line 4, column 1", "unknown key"),
+        ('memory = "256M"', 'memory = "1M"', "line 4, column 1", "too little"),
+        ('after = ["db"]', 'after = ["bd"]', "line 7, column 1", "unknown machine"),
+        ('after = ["db"]', 'after = "db"', "line 7, column 1", "no list"),
+        ('after = ["db"]', 'after = ["cron"]', "line 7, column 1", "wait for each other"),
+        ('wait = "agent"', 'wait = "tea"', "line 8, column 1", "nothing to wait for"),
+        ("port = 5432", "port = -1", "line 15, column 1", "-1 is no port"),
+        ('machine = "db"', 'machine = "d"', "line 14, column 1", "unknown machine"),
+        ('to = "postgres"\nlog', 'to = "postgre"\nlog', "line 19, column 1", "unknown machine or"),
+        ("log = true", "port = 1", "line 20, column 1", "has its own port"),
+        ("log = true", 'log = "yes"', "line 20, column 1", "neither true nor false"),
+        ('"22,8000-8080"', '"22-"', "line 25, column 1", "are no ports"),
+        ('"22,8000-8080"', '"30-22"', "line 25, column 1", "are no ports"),
+        ('action = "deny"', 'action = "drop"', "line 26, column 1", "'drop' is no action"),
+        ('["connect", "send"]', '["conect"]', "line 27, column 1", "unknown operation"),
+        ("quota = 4", "quota = 0", "line 28, column 1", "0 is no quota"),
+        ("quota = 4", "qouta = 4", "line 28, column 1", "unknown key"),
+    ],
+)
+def test_errors_name_their_place(old: str, new: str, place: str, said: str) -> None:
+    text = SHOP.replace(old, new, 1)
+    assert text != SHOP
+    with pytest.raises(UsageError) as caught:
+        parse_topology(text, source="shop.toml")
+    told = caught.value.brief
+    assert said in told
+    where = place if new else "line 1, column 1"
+    assert f"shop.toml, {where}" in told
+
+
+def test_the_nearest_name_is_told() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_topology(SHOP.replace("quota", "qouta"), source="shop.toml")
+    assert "did you mean 'quota'?" in caught.value.fix
+
+
+def test_toml_that_is_none_is_told_with_its_place() -> None:
+    with pytest.raises(UsageError, match=r"line 2, column \d+"):
+        parse_topology('name = "x"\n= 3\n', source="shop.toml")
+
+
+def test_places_of_tables_and_keys() -> None:
+    places = Positions(
+        'a = """\n[no]\nb = 1\n"""\n  [ one . two ]\n"k" = 1\n[[l]]\n[[l]]\n  x.y = 2\n'
+    )
+    assert places.place("", "a") == "line 1, column 1"
+    assert places.table("one.two") == 5
+    assert places.place("one.two", "k") == "line 6, column 1"
+    assert places.place("l.1", "x") == "line 9, column 3"
+    assert places.table("no") == 1

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies as the tables that devices enforce."""
+
+from __future__ import annotations
+
+from innkeeper.model.policy import Policy, Rule
+from innkeeper.switchboard.table import PeerRow, peer_rows
+
+CIDS = {"web": 1024, "db": 1025, "log": 1026}
+
+
+def link(owner: str, cid: int) -> str:
+    return f"/run/{owner}/from_{cid}.sock"
+
+
+def test_each_side_has_its_row() -> None:
+    rule = Rule(number=1, line=1, source="web", destination="db", ports=((22, 22),), quota=7)
+    policy = Policy((rule,))
+    assert peer_rows(policy, "web", CIDS, link=link) == (
+        PeerRow(
+            name="db",
+            cid=1025,
+            dial="/run/db/from_1024.sock",
+            listen="",
+            connect=((22, 22),),
+            accept=(),
+            max_streams=7,
+        ),
+    )
+    assert peer_rows(policy, "db", CIDS, link=link) == (
+        PeerRow(
+            name="web",
+            cid=1024,
+            dial="",
+            listen="/run/db/from_1024.sock",
+            connect=(),
+            accept=((22, 22),),
+            max_streams=7,
+        ),
+    )
+    assert peer_rows(policy, "log", CIDS, link=link) == ()
+
+
+def test_one_half_of_a_permission_opens_one_side() -> None:
+    rule = Rule(number=1, line=1, source="*", destination="*", operations=("connect",))
+    for row in peer_rows(Policy((rule,)), "db", CIDS, link=link):
+        assert row.connect
+        assert not row.accept
+        assert not row.listen

@@ -40,7 +40,7 @@ class MachineOptions(TypedDict, total=False):
         listens on; "none" by default.
     :ivar append: words for the kernel command line.
     :ivar flavour: which of the image's kernels; "" is its first.
-    :ivar root_overlay: "temp" (the default), "keep" or "none": where the guest's
+    :ivar root_overlay: "temp" (the default), "keep", "copy" or "none": where the guest's
         changes of its image's root go.
     :ivar root_device: "blk" (the default) or "pmem".
     :ivar kernel: a kernel of the caller's instead of the image's.

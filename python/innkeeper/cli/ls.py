@@ -133,7 +133,7 @@ def _present(layout: Layout, record: Record) -> Record:
 
 def _disk(state: DiskState) -> str:
     """How a disk was found and how full it is."""
-    told = [f"{state.name} at {state.path}"]
+    told = [state.path if state.name == state.path else f"{state.name} at {state.path}"]
     if state.condition not in (None, "GOOD"):
         told.append(" ".join(filter(None, (state.condition, state.detail))))
     if state.space is not None:

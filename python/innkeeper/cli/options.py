@@ -46,8 +46,9 @@ _MACHINE = (
         type=click.Choice(get_args(RootOverlay)),
         default="temp",
         show_default=True,
-        help="Where the guest's changes of its image's root go: to memory, to a disk of "
-        "the machine's own, or nowhere (read-only).",
+        help="Where the guest's changes of its image's root go: to memory; to a disk of "
+        "the machine's own; into a copy of the root of its own, which is of a file system that "
+        "can be written; or nowhere (read-only).",
     ),
     click.option(
         "--root-device",

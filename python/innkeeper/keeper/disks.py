@@ -32,9 +32,9 @@ from innkeeper.model.machine import Machine
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import load_machine, machine_names
 from innkeeper.registry.names import running_guests
-from innkeeper.system.files import naming_errors, read_whole, write_atomic
+from innkeeper.system.files import naming_errors, read_whole, sync_folder, write_atomic
 from innkeeper.system.host import disk_free_bytes
-from innkeeper.system.sparse import make_file
+from innkeeper.system.sparse import copy_sparse, make_file
 
 
 class Releases(Protocol):
@@ -143,7 +143,7 @@ def _check_free(layout: Layout, use: DiskUse) -> None:
 
 def needed_fstypes(machine: Machine, disks: tuple[AttachedDisk, ...]) -> tuple[FsType, ...]:
     """The file systems that the guest must be able to make and mount."""
-    layer: set[FsType] = {"ext4"} if machine.root_overlay == "keep" else set()
+    layer: set[FsType] = {"ext4"} if machine.root_overlay in ("keep", "copy") else set()
     return tuple(sorted(layer | {disk.fstype for disk in disks}))
 
 
@@ -168,7 +168,7 @@ def place_layer(layer: Layer) -> None:
     """Make the file of a machine's layer where it is missing; never another one.
 
     :raise DiskError: it was made over another image.
-    :raise OutOfSpace: there is no room.
+    :raise OutOfSpace: there is no room; nothing is left.
     """
     path, description = Path(layer.path), Path(layer.description)
     if path.exists():
@@ -182,11 +182,20 @@ def place_layer(layer: Layer) -> None:
                 "what the guest wrote is lost then",
             )
         return
-    with naming_errors(path.parent, doing="look at", stage="disk"):
-        size_bytes = min(LAYER_BYTES, automatic_size(disk_free_bytes(path.parent)))
+    made = path.with_name(f".{path.name}.new")
+    # The machine's folder is its keeper's alone: this is what a killed one left.
+    made.unlink(missing_ok=True)
+    if layer.copy_of:
+        copy_sparse(Path(layer.copy_of), made, mode=0o600, stage="disk")
+    else:
+        with naming_errors(path.parent, doing="look at", stage="disk"):
+            free_bytes = disk_free_bytes(path.parent)
+        make_file(made, min(LAYER_BYTES, automatic_size(free_bytes)), allocate=False)
     # The disk comes last: without it, the description is that of none.
     write_atomic(description, msgspec.json.encode({"version": 1, "over": layer.over}))
-    make_file(path, size_bytes, allocate=False)
+    with naming_errors(path, doing="write", stage="disk"):
+        made.rename(path)
+        sync_folder(path.parent)
 
 
 def _layer_over(description: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from innkeeper.errors import OutOfSpace
-from innkeeper.hypervisors.qemu.disks import LAYER_SERIAL
+from innkeeper.hypervisors.qemu.disks import LAYER_SERIAL, ROOT_SERIAL
 from innkeeper.model.disk import DiskState, space_state
 from innkeeper.model.sizes import MIB, format_size
 from innkeeper.system.host import disk_free_bytes
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from innkeeper.keeper.plan import RunPlan
     from innkeeper.model.record import State
 
-LAYER_NAME = "root layer"
+# What the guest writes to its root; no disk can be called so.
+_ROOT_NAME = "/"
 
 # A guest that stopped for want of space goes on with so much of it.
 _ENOUGH_BYTES = 16 * MIB
@@ -146,7 +147,8 @@ def planned_disks(plan: RunPlan) -> dict[str, DiskState]:
     """The disks of a start by serial number, before anything is known of them."""
     states = {disk.serial: DiskState(name=disk.name, path=disk.path) for disk in plan.disks}
     if plan.layer is not None:
-        states[LAYER_SERIAL] = DiskState(name=LAYER_NAME, path="/")
+        serial = ROOT_SERIAL if plan.layer.copy_of else LAYER_SERIAL
+        states[serial] = DiskState(name=_ROOT_NAME, path="/")
     return states
 
 

@@ -24,6 +24,8 @@ _INITRAMFS = re.compile(
 )
 _NO_ROOT = re.compile(r"Unable to mount root fs|No working init found|No init found")
 _WHEN = {"run": "while it ran", "stop": "while it was stopped"}
+# The last words of an agent that gives a guest up (`crates/agent/src/init/mod.rs`).
+_GIVEN_UP = re.compile(r"inn-agent: (root|disk|share|init): (.{1,300})")
 _INIT_DIED = re.compile(r"Attempted to kill init")
 
 
@@ -71,10 +73,24 @@ def explain_end(seen: Observation) -> InnError:
             evidence=seen.stderr or seen.console,
             fix="`inn doctor` checks QEMU and what it needs",
         )
+    words = [match for line in seen.console if (match := _GIVEN_UP.search(line))]
+    if words and seen.shutdown == "guest-reset" and seen.stage == "boot":
+        return _explain_given_up(seen, *words[-1].groups())
     did = {"guest-shutdown": "powered off", "guest-reset": "rebooted"}.get(
         seen.shutdown or "", "ended"
     )
     return kind(f"the guest {did} {when}", stage=seen.stage, evidence=seen.console)
+
+
+def _explain_given_up(seen: Observation, what: str, why: str) -> InnError:
+    fix = {
+        "disk": "the disk is as it was found, or as far repaired as could be; make a copy of "
+        "it before anything else, or start without it",
+        "share": "start without the share, or see the whole boot with --console FILE",
+    }.get(what, "see the whole boot with --console FILE --append loglevel=7")
+    return BootFailed(
+        f"the guest cannot use its {what}: {why}", stage=seen.stage, evidence=seen.console, fix=fix
+    )
 
 
 def explain_timeout(seen: Observation, limit_s: float) -> TimedOut:

@@ -194,11 +194,15 @@ def _plan_firmware(
 
 
 def _plan_layer(machine: Machine, image: Image, layout: Layout) -> Layer | None:
-    if machine.root_overlay != "keep" or image.root is None:
+    if machine.root_overlay not in ("keep", "copy") or image.root is None:
         return None
     folder = layout.machine(machine.name)
+    copies = machine.root_overlay == "copy"
     return Layer(
-        path=str(folder.layer), description=str(folder.layer_description), over=image.digest
+        path=str(folder.own_root if copies else folder.layer),
+        description=str(folder.layer_description),
+        over=image.digest,
+        copy_of=image.root.path if copies else "",
     )
 
 
@@ -206,7 +210,7 @@ def _plan_stages(machine: Machine, host: HostFacts, wait: Wait) -> tuple[Stage, 
     stages = [Stage("qemu", _QEMU_LIMIT_S)]
     if wait != "none":
         boot_s = _BOOT_LIMIT_S[host.accelerator.accel]
-        has_disks = bool(machine.disks) or machine.root_overlay == "keep"
+        has_disks = bool(machine.disks) or machine.root_overlay in ("keep", "copy")
         stages.append(Stage("boot", boot_s + has_disks * _REPAIR_LIMIT_S))
         if machine.network != "none":
             stages.append(Stage("network", _NETWORK_LIMIT_S))

@@ -108,16 +108,18 @@ class DiskState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine keeps over its image's root.
+    """What a machine keeps of its root: what it writes over the image's, or a copy of that.
 
-    :ivar path: of the file that is the layer's disk.
+    :ivar path: of the file, a disk.
     :ivar description: of the file that says over which image it was made.
     :ivar over: the image's digest.
+    :ivar copy_of: the image's root; "" for a layer, which is blank at first.
     """
 
     path: str
     description: str
     over: str
+    copy_of: str = ""
 
 
 class DiskUse(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ Network = Annotated[
 ]
 Forward = Literal["none", "auto"]
 Wait = Literal["agent", "network", "none"]
-RootOverlay = Literal["temp", "keep", "none"]
+RootOverlay = Literal["temp", "keep", "copy", "none"]
 RootDevice = Literal["blk", "pmem"]
 RestartPolicy = Literal["never", "on-failure", "always"]
 
@@ -45,7 +45,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar image: name of an image.
     :ivar flavour: which of the image's kernels; "" is its first.
     :ivar root_overlay: what the guest writes over its image's root: into memory, onto a
-        disk of its own, or nowhere (the root is read-only).
+        disk of its own, into a copy of the root of its own, or nowhere (the root is
+        read-only).
     :ivar root_device: how the root reaches the guest: as a disk, or as persistent memory.
     :ivar kernel: a kernel file in place of the image's.
     :ivar initrd: an initramfs in place of the image's.

@@ -189,8 +189,13 @@ class MachineFolder(LogFolder, frozen=True):
         return self.path / "layer.img"
 
     @property
+    def own_root(self) -> Path:
+        """A copy of its image's root, to which the guest writes."""
+        return self.path / "root.img"
+
+    @property
     def layer_description(self) -> Path:
-        """Over which image the layer was made, as JSON."""
+        """Over which image the layer, or of which the copy was made, as JSON."""
         return self.path / "layer.json"
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from innkeeper.errors import BootFailed, GuestLost, InnError, OutOfMemory
@@ -94,3 +95,14 @@ def test_a_timeout_names_the_stage_and_shows_the_console() -> None:
 
 def test_a_lost_agent() -> None:
     assert explain_agent_loss(seen("run")).brief == "the agent in the guest is gone"
+
+
+def test_the_agents_last_words_are_the_reason() -> None:
+    console = ("x", "inn-agent: disk: /d: it is no disk", "[ 3.4] reboot: Restarting system")
+    seen = Observation(stage="boot", code=0, shutdown="guest-reset", console=console)
+    error = explain_end(seen)
+    assert error.brief == "the guest cannot use its disk: /d: it is no disk"
+    assert "copy" in error.fix
+    # A guest that powers off by itself said that for another reason.
+    other = msgspec.structs.replace(seen, shutdown="guest-shutdown")
+    assert "powered off" in explain_end(other).brief

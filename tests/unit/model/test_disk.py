@@ -12,6 +12,7 @@ from innkeeper.model.disk import (
     automatic_size,
     check_size,
     parse_disk_use,
+    space_state,
 )
 from innkeeper.model.machine import Machine
 from innkeeper.model.sizes import GIB, MIB
@@ -72,3 +73,19 @@ def test_an_automatic_size() -> None:
     with pytest.raises(OutOfSpace) as caught:
         automatic_size(GIB)
     assert "--size" in caught.value.fix
+
+
+def test_states_of_space() -> None:
+    total = 100 * MIB
+    state = None
+    told = []
+    for free in (50, 11, 9, 11, 9, 13, 9, 1, 2.2, 2.4, 2.6, 0, 12, 40):
+        state = space_state(state, total, int(free * MIB))
+        told.append(state[0])
+    # Between what it takes to enter a state and to leave it, the state before counts.
+    assert "".join(told) == "NNLLLNLCCCLCLN"
+    # Of large disks, not a part counts but what a guest needs.
+    assert space_state(None, 1000 * GIB, 2 * GIB) == "NORMAL"
+    assert space_state(None, 1000 * GIB, GIB - 1) == "LOW"
+    assert space_state(None, 1000 * GIB, 255 * MIB) == "CRITICAL"
+    assert space_state(None, 0, 0) == "NORMAL"

@@ -26,7 +26,7 @@ use super::report::{Condition, Report};
 use super::tools::{self, Ended};
 use super::{Disk, FsType};
 use crate::console;
-use crate::init::load_module;
+use crate::init::modules::load_if_there;
 
 /// e2fsck(8): it could not correct all of it, or failed itself.
 const E2FSCK_LEFT_ERRORS: i32 = 4 | 8 | 16 | 32 | 128;
@@ -89,7 +89,7 @@ type Outcome = (Condition, String);
 impl Mounting<'_> {
     fn run(&self) -> io::Result<Outcome> {
         let found = probe(&self.open()?)?;
-        load_module(found.fstype().unwrap_or(self.wanted).name());
+        load_if_there(found.fstype().unwrap_or(self.wanted).name());
         match found {
             Found::Ext4(state) => self.mount_ext4(state),
             Found::Btrfs => self.mount_btrfs(None),
@@ -145,10 +145,8 @@ impl Mounting<'_> {
             return Err(failed(&format!("{why}; it cannot be repaired"), &ended));
         }
         self.mount(FsType::Ext4, None)?;
-        Ok((
-            Condition::PartialDataLoss,
-            format!("e2fsck: {}", ended.said),
-        ))
+        let said = ended.said.replace(" Fix? yes;", "");
+        Ok((Condition::PartialDataLoss, format!("e2fsck: {said}")))
     }
 
     /// Mounts btrfs as it is, else with an older tree, else just to be read.

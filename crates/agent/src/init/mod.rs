@@ -3,7 +3,7 @@
 //! set up in part can still say over its shell what is wrong with it.
 
 mod cmdline;
-mod modules;
+pub mod modules;
 mod mounts;
 mod root;
 mod shares;
@@ -88,11 +88,6 @@ fn mount_disks(wanted: &[Disk], top: &str, layer: Option<Report>) -> io::Result<
         return Ok(());
     }
     disks::report::save(&reports)
-}
-
-/// Loads a module that is not always needed; a kernel may have it built in.
-pub fn load_module(name: &str) {
-    modules::load_all(&[name.to_owned()], &mut Problems::default());
 }
 
 /// What went wrong so far.

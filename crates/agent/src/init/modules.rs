@@ -37,6 +37,16 @@ pub fn load_all(names: &[String], problems: &mut Problems) {
     }
 }
 
+/// Loads a module where there is a file of it: who wants it finds out whether it is there.
+pub fn load_if_there(name: &str) {
+    let dir = Path::new("/lib/modules").join(kernel_release());
+    if let Ok(index) = Index::read(&dir) {
+        for file in index.plan(name).unwrap_or_default() {
+            let _ = load(&dir.join(file));
+        }
+    }
+}
+
 fn load_files<'a>(
     dir: &Path,
     files: &[&'a str],

@@ -41,12 +41,18 @@ pub fn enter(root: &Root, disks: &[Disk], problems: &mut Problems) -> io::Result
     for folder in [LOWER, LAYER, MERGED] {
         make_folder(folder)?;
     }
-    mount_source(root, LOWER)?;
+    let own = match own_disk(root) {
+        Some(disk) => Some(mount_disk(&disk, LOWER, MsFlags::empty())?),
+        None => {
+            mount_source(root, LOWER)?;
+            None
+        }
+    };
     let (top, layer) = put_under_layer(root)?;
     if let Some(tools) = &root.tools {
         problems.check("tools", mount_tools(tools, top));
     }
-    super::mount_disks(disks, top, layer)
+    super::mount_disks(disks, top, own.or(layer))
         .map_err(|error| io::Error::other(format!("disk: {error}")))?;
     for kept in KEPT_MOUNTS {
         let target = format!("{top}{kept}");
@@ -79,6 +85,18 @@ pub fn hand_over(init: &str) -> io::Error {
 }
 
 const NONE: Option<&str> = None;
+
+/// A root of the guest's own, to which it writes: checked and repaired as a disk is.
+fn own_disk(root: &Root) -> Option<Disk> {
+    match (&root.source, &root.overlay, root.writable) {
+        (Source::Disk(serial), Overlay::None, true) => Some(Disk {
+            serial: serial.clone(),
+            path: "/".to_owned(),
+            fstype: FsType::parse(&root.fstype)?,
+        }),
+        _ => None,
+    }
+}
 
 fn mount_source(root: &Root, target: &str) -> io::Result<()> {
     let (source, fstype, options) = match &root.source {

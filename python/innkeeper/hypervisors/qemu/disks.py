@@ -12,7 +12,7 @@ import msgspec
 from innkeeper.errors import UsageError
 from innkeeper.hypervisors.qemu.pmem import PMEM_MODULES, pmem_root_words
 from innkeeper.model.disk import AttachedDisk, DiskFormat
-from innkeeper.model.image import Image
+from innkeeper.model.image import Image, Root
 from innkeeper.model.machine import Machine
 
 ROOT_SERIAL = "inn-root"
@@ -21,6 +21,9 @@ TOOLS_SERIAL = "inn-tools"
 
 # virtio 1.2, 5.2.6.1: VIRTIO_BLK_ID_BYTES; the guest's kernel cuts off what is longer.
 SERIAL_MAXIMUM = 20
+
+
+_READ_ONLY_TYPES = ("erofs", "squashfs")
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,9 +55,9 @@ def plan_disks(
 ) -> tuple[Disk, ...]:
     """The disks of a start, in the order in which the guest numbers them.
 
-    :param layer: the file that keeps what the guest writes over its root.
+    :param layer: the file that keeps what the guest writes over its root, or is its root.
     :param attached: the machine's own disks.
-    :raise UsageError: the guest is to keep its layer, and there is no such file.
+    :raise UsageError: there is to be such a file, and there is none.
     """
     own = tuple(
         Disk(
@@ -70,21 +73,41 @@ def plan_disks(
 
 
 def _root_disks(machine: Machine, image: Image, layer: str | None) -> tuple[Disk, ...]:
-    if image.root is None:
+    root = image.root
+    if root is None:
         return ()
     disks = []
-    if machine.root_device == "blk":
-        disks.append(Disk(serial=ROOT_SERIAL, path=image.root.path, read_only=True))
+    overlay = machine.root_overlay
+    if overlay in ("keep", "copy") and layer is None:
+        raise UsageError(
+            f"--root-overlay {overlay} needs a machine that stays",
+            fix="`inn create` one, or take --root-overlay temp",
+        )
+    if overlay == "copy":
+        _check_copied(machine, root)
+        disks.append(Disk(serial=ROOT_SERIAL, path=str(layer), read_only=False))
+    elif machine.root_device == "blk":
+        disks.append(Disk(serial=ROOT_SERIAL, path=root.path, read_only=True))
     if image.tools is not None:
         disks.append(Disk(serial=TOOLS_SERIAL, path=image.tools.path, read_only=True))
-    if machine.root_overlay == "keep":
-        if layer is None:
-            raise UsageError(
-                "--root-overlay keep needs a machine that stays",
-                fix="`inn create` one, or take --root-overlay temp",
-            )
-        disks.append(Disk(serial=LAYER_SERIAL, path=layer, read_only=False))
+    if overlay == "keep":
+        disks.append(Disk(serial=LAYER_SERIAL, path=str(layer), read_only=False))
     return tuple(disks)
+
+
+def _check_copied(machine: Machine, root: Root) -> None:
+    if root.fstype in _READ_ONLY_TYPES:
+        raise UsageError(
+            f"the image's root is of {root.fstype}, which cannot be written",
+            stage="image",
+            fix="take --root-overlay keep, or an image that was built with --root-format ext4",
+        )
+    if machine.root_device != "blk":
+        raise UsageError(
+            "a root that is written to cannot be in persistent memory",
+            stage="image",
+            fix="take --root-device blk",
+        )
 
 
 def disk_options(disk: Disk) -> tuple[str, ...]:
@@ -134,10 +157,14 @@ def root_words(machine: Machine, image: Image) -> tuple[str, ...]:
     root = image.root
     if root is None:
         return ()
-    overlay = {"keep": f"keep:{LAYER_SERIAL}"}.get(machine.root_overlay, machine.root_overlay)
+    own = machine.root_overlay == "copy"
+    overlay = {"keep": f"keep:{LAYER_SERIAL}", "copy": "none"}.get(
+        machine.root_overlay, machine.root_overlay
+    )
     pmem = machine.root_device == "pmem"
     words = list(pmem_root_words(root.fstype) if pmem else (f"inn.root=disk:{ROOT_SERIAL}",))
-    words += [f"inn.rootfstype={root.fstype}", "ro", f"inn.overlay={overlay}"]
+    words += [f"inn.rootfstype={root.fstype}", "rw" if own else "ro"]
+    words.append(f"inn.overlay={overlay}")
     if image.tools is not None:
         tools = image.tools
         words.append(f'inn.tools="{TOOLS_SERIAL}:{tools.mount_point}:{tools.fstype}"')
@@ -150,7 +177,7 @@ def root_modules(machine: Machine, image: Image) -> tuple[str, ...]:
     """The guest's modules for its root, in load order."""
     if image.root is None:
         return ()
-    layered = ("overlay",) if machine.root_overlay != "none" else ()
+    layered = ("overlay",) if machine.root_overlay in ("temp", "keep") else ()
     memory = PMEM_MODULES if machine.root_device == "pmem" else ()
     tools = (image.tools.fstype,) if image.tools is not None else ()
     return (*memory, "virtio_blk", image.root.fstype, *tools, *layered)

@@ -49,9 +49,14 @@ def build_initrd(path: Path, script: str, *, modules: Iterable[Module] = ()) -> 
     )
 
 
-def extend_initrd(path: Path, files: Mapping[str, tuple[bytes, int]]) -> str:
-    """An initramfs at `path`: the tiny one, and over it these files, each with its mode."""
-    image = prepare_tiny(host_layout().cache, report=lambda _line: None)
+def extend_initrd(
+    path: Path, files: Mapping[str, tuple[bytes, int]], *, kernel: Path | None = None
+) -> str:
+    """An initramfs at `path`: the tiny one, and over it these files, each with its mode.
+
+    :param kernel: whose modules it has; None is the tiny image's own.
+    """
+    image = prepare_tiny(host_layout().cache, report=lambda _line: None, kernel=kernel)
     over = Archive()
     for name, (data, mode) in files.items():
         over.file(name, data, mode)

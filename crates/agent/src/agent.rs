@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::control::targets::Targets;
 use crate::failures::Failures;
+use crate::notify::Notices;
 use crate::process::reaper::Reaper;
 use crate::transport::{Listener, Transport};
 use crate::{announce, console, control, forward, guestlog, login, units, vsh};
@@ -51,6 +52,8 @@ pub struct Agent {
     pub failures: Failures,
     /// Whether this process is PID 1.
     pub is_init: bool,
+    /// What the host changed in shared folders.
+    pub notices: Notices,
     /// Folders made for mounts.
     pub targets: Targets,
     /// A host asked for the guest's log.
@@ -71,6 +74,7 @@ impl Agent {
             reaper: Reaper::default(),
             failures: Failures::new(earlier),
             is_init: is_pid_1(),
+            notices: Notices::default(),
             targets: Targets::default(),
             logs_wanted: Notify::new(),
             stopping: watch::Sender::new(false),

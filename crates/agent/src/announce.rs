@@ -152,6 +152,12 @@ impl<'a> Connection<'a> {
                 Some(HostMessage {
                     msg: Some(host_message::Msg::RelayLogs(_)),
                 }) => self.agent.logs_wanted.notify_one(),
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::Watched(watched)),
+                }) => self.agent.notices.watched(watched),
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::Changes(changes)),
+                }) => self.agent.notices.changes(changes),
                 Some(HostMessage { msg: None }) => {}
                 None => {
                     let count = self.stream.read_some(&mut buffer).await?;

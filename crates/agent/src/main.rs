@@ -17,6 +17,7 @@ mod forward;
 mod guestlog;
 mod init;
 mod login;
+mod notify;
 mod ports;
 mod process;
 mod stream;

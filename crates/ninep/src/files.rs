@@ -196,7 +196,7 @@ impl Tree {
             }
             .map_err(|error| errno(&error))?;
         }
-        if has(SET_ACCESSED | SET_MODIFIED) {
+        if has(SET_ACCESSED | SET_MODIFIED) && !is_touch(handle, change)? {
             let accessed = time(has(SET_ACCESSED), has(ACCESSED_GIVEN), change.accessed)?;
             let modified = time(has(SET_MODIFIED), has(MODIFIED_GIVEN), change.modified)?;
             let follow = UtimensatFlags::FollowSymlink;
@@ -210,6 +210,26 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Whether a change only says what is so: the guest's agent wakes watchers by
+/// it, and may do that on a share that is read-only.
+fn is_touch(handle: &OwnedFd, change: &Change) -> nix::Result<bool> {
+    let given = SET_MODIFIED | MODIFIED_GIVEN;
+    let times = SET_ACCESSED | ACCESSED_GIVEN;
+    let stat = stat(handle)?;
+    // Linux's client knows whole seconds only.
+    let is = |(seconds, nanos): (u64, u64), own: i64, own_nanos: i64| {
+        seconds as i64 == own && (nanos == 0 || nanos as i64 == own_nanos)
+    };
+    let modified = is(change.modified, stat.st_mtime, stat.st_mtime_nsec);
+    let accessed = is(change.accessed, stat.st_atime, stat.st_atime_nsec);
+    // The client adds a change time (0x40), which cannot be set.
+    Ok(match change.valid & !0x40 {
+        valid if valid == given => modified,
+        valid if valid == given | times => modified && accessed,
+        _ => false,
+    })
 }
 
 /// A second handle of the same file.

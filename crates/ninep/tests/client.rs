@@ -267,6 +267,15 @@ fn attributes() {
     assert_eq!(answer.u64(), Ok(0x7ff));
     answer.bytes(13).unwrap();
     assert_eq!(answer.u32().unwrap(), stat.mode());
+    // What is so already, to the second, changes nothing, not even the change time.
+    client
+        .ask(26, change(0x120, 0, (1_000_000_000, 0)))
+        .unwrap();
+    let same = fs::metadata(client.dir.join("root/file")).unwrap();
+    assert_eq!(
+        (same.mtime_nsec(), same.ctime_nsec()),
+        (5, stat.ctime_nsec())
+    );
     // UTIME_NOW and others hidden in the nanoseconds.
     let now = change(0x120, 0, (0, 0x3fff_ffff));
     assert_eq!(client.ask(26, now), Err(libc::EINVAL));

@@ -107,6 +107,7 @@ class AnnounceServer:
         self._current: _Connection | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._zone: announce_pb2.HostMessage | None = None
+        self._watched = b""
         self._connections: list[_Connection] = []
 
     def start(self) -> None:
@@ -132,6 +133,20 @@ class AnnounceServer:
         self._zone = announce_pb2.HostMessage(zone=zone)
         if self._current is not None:
             self._current.send(encode_frame(self._zone.SerializeToString()))
+
+    def set_watched(self, frame: bytes) -> None:
+        """Which shares are watched from now on (`innkeeper.agent.changes`): told as the zone is."""
+        self._watched = frame
+        self.send(frame)
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame to the agent, if there is one."""
+        if self._current is not None:
+            self._current.send(frame)
+
+    def unsent_bytes(self) -> int:
+        """What the agent has not taken yet."""
+        return self._current.unsent_bytes() if self._current is not None else 0
 
     def ask_shutdown(self) -> bool:
         """Ask the agent to end the guest in order; False when there is no agent to ask."""
@@ -195,7 +210,8 @@ class AnnounceServer:
             asked.append(announce_pb2.HostMessage(watch_disks=announce_pb2.WatchDisks()))
         if self._relay_logs:
             asked.append(announce_pb2.HostMessage(relay_logs=announce_pb2.RelayLogs()))
-        return b"".join(encode_frame(message.SerializeToString()) for message in asked)
+        frames = b"".join(encode_frame(message.SerializeToString()) for message in asked)
+        return frames + self._watched
 
     def listening(self, connection: _Connection, ports: tuple[ListeningPort, ...]) -> None:
         """The agent told what is listened on.
@@ -271,6 +287,10 @@ class _Connection(asyncio.Protocol):
         """Send a frame to the agent; one that is gone does not hear it."""
         if self._transport is not None:
             self._transport.write(frame)
+
+    def unsent_bytes(self) -> int:
+        """What waits for the agent to read."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def drop(self) -> None:
         """Close the connection now."""

@@ -52,6 +52,7 @@ class MachineOptions(TypedDict, total=False):
     :ivar shares: folders of the host as "HOST:GUEST", with ":ro" for read-only.
     :ivar share_cache: what of them the guest may keep: "never" (the default), "auto", "always".
     :ivar share_transport: "auto" by default, "virtiofs" or "9p".
+    :ivar notify: what the host changes in shares wakes the guest's watchers.
     """
 
     cid: int
@@ -75,6 +76,7 @@ class MachineOptions(TypedDict, total=False):
     shares: Sequence[str]
     share_cache: ShareCache
     share_transport: ShareTransportChoice
+    notify: bool
 
 
 class RunOptions(MachineOptions, total=False):

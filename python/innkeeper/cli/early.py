@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # The options of `inn run`: a test compares them with what click knows.
-FLAGS = frozenset({"--timings", "--tty", "--no-tty"})
+FLAGS = frozenset({"--notify", "--timings", "--tty", "--no-tty"})
 _VALUED = """
     --accel --append --cid --console --cpus -c --disk --env -e --firmware --flavour --format --forward
     --image --initrd --kernel --memory -m --name -n --network --oem-string --publish -p

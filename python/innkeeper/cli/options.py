@@ -129,6 +129,12 @@ _MACHINE = (
         "else 9p, and says so.",
     ),
     click.option(
+        "--notify",
+        is_flag=True,
+        help="What the host changes in shared folders wakes the guest's programs that watch "
+        "them (inotify).",
+    ),
+    click.option(
         "--firmware",
         default="default",
         show_default=True,

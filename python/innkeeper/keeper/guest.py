@@ -225,6 +225,10 @@ class Start:
                     configuring = side.configure(self._held.folder.agent, stack)
                     await self._stage(guest, "network", configuring)
                     network = side.network
+                if plan.machine.notify:
+                    from innkeeper.keeper.notify import open_notifier
+
+                    await open_notifier(plan, guest.announce, self._tell, stack)
             outer.push_async_exit(stack.pop_all())
         return guest, StartReport(measured, guest.complaints() + notes, network)
 

@@ -35,7 +35,7 @@ def prepare_shares(
     """
     if not machine.shares:
         return None
-    from innkeeper.shares.plan import choose_transport, plan_server
+    from innkeeper.shares.plan import check_notify, choose_transport, plan_server
     from innkeeper.shares.servers import ninep_facts, virtiofsd_facts
 
     for share in machine.shares:
@@ -51,6 +51,8 @@ def prepare_shares(
     except InnError as error:
         ninep = error
     choice = choose_transport(qemu, image, virtiofsd, ninep, wish=machine.share_transport)
+    if machine.notify:
+        check_notify(choice, machine.shares)
     if choice.fallback:
         report(f"shares by {choice.reason}")
     return plan_server(

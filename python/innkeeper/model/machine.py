@@ -63,6 +63,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar restart: what happens when the guest ends unasked.
     :ivar shares: folders of the host.
     :ivar share_cache: what of them the guest may keep in its own cache.
+    :ivar notify: what the host changes in shares wakes the guest's watchers.
     :ivar share_transport: how they get there; "auto" is the best that host and guest can do.
     """
 
@@ -90,6 +91,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shares: tuple[Share, ...] = ()
     share_cache: ShareCache = "never"
     share_transport: ShareTransportChoice = "auto"
+    notify: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -21,7 +21,7 @@ KEYS = (
     *("kernel", "initrd", "append"),
     *("accel", "network", "ports", "disks", "forward", "restart"),
     *("firmware", "oem_strings", "qemu_args", "timezone"),
-    *("shares", "share_cache", "share_transport"),
+    *("shares", "share_cache", "share_transport", "notify"),
 )
 
 

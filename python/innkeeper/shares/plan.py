@@ -94,6 +94,22 @@ def check_drivers(image: Image, transport: ShareTransport) -> None:
         )
 
 
+def check_notify(choice: Choice, shares: tuple[Share, ...]) -> None:
+    """See that the guest's watchers of these shares can be woken.
+
+    :raise HostError: they cannot.
+    """
+    if choice.transport == "9p":
+        return
+    for share in shares:
+        if share.read_only:
+            raise HostError(
+                f"watchers of {share.guest} cannot be woken over virtiofs: it is read-only",
+                stage="shares",
+                fix="take --share-transport 9p, share it writable, or leave --notify out",
+            )
+
+
 def _choose_ninep(image: Image, server: ServerFacts | InnError) -> Choice:
     if isinstance(server, InnError):
         raise server

@@ -204,6 +204,8 @@ class HostMessage(_message.Message):
     RELAY_LOGS_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
     WATCH_DISKS_FIELD_NUMBER: _builtins.int
+    WATCHED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -216,6 +218,10 @@ class HostMessage(_message.Message):
     def zone(self) -> Global___Zone: ...
     @_builtins.property
     def watch_disks(self) -> Global___WatchDisks: ...
+    @_builtins.property
+    def watched(self) -> Global___WatchedShares: ...
+    @_builtins.property
+    def changes(self) -> Global___Changes: ...
     def __init__(
         self,
         *,
@@ -225,12 +231,14 @@ class HostMessage(_message.Message):
         relay_logs: Global___RelayLogs | None = ...,
         zone: Global___Zone | None = ...,
         watch_disks: Global___WatchDisks | None = ...,
+        watched: Global___WatchedShares | None = ...,
+        changes: Global___Changes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "watched", b"watched", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "watched", b"watched", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs", "zone", "watch_disks"]  # noqa: Y015
+    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs", "zone", "watch_disks", "watched", "changes"]  # noqa: Y015
     _WhichOneofArgType_msg: _TypeAlias = _typing.Literal["msg", b"msg"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_msg) -> _WhichOneofReturnType_msg | None: ...
 
@@ -325,6 +333,81 @@ class WatchPorts(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchPorts: _TypeAlias = WatchPorts  # noqa: Y015
+
+@_typing.final
+class WatchedShares(_message.Message):
+    """Shared folders whose changes on the host will be told. The agent looks from
+    now on which of their files the guest itself writes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As on the kernel command line."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchedShares: _TypeAlias = WatchedShares  # noqa: Y015
+
+@_typing.final
+class Changes(_message.Message):
+    """Files of shared folders that changed on the host. Maybe the guest did it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]: ...
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Changes: _TypeAlias = Changes  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    path: _builtins.bytes
+    """Below the folder, without "." and ".."; empty for the folder itself."""
+    gone: _builtins.bool
+    """It was removed or moved away."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        path: _builtins.bytes = ...,
+        gone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "key", b"key", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
 
 @_typing.final
 class RelayLogs(_message.Message):

@@ -247,6 +247,19 @@ fn one_who_waits_and_never_sends_closes_nothing() {
     assert!(sent > 40, "{sent} of 100");
 }
 
+/// Inputs that led the fuzzer to different places, on any compiler.
+#[test]
+fn both_engines_agree_on_the_fuzzers_corpus() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/calls");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        model::compare::compare_bytes(&bytes);
+        count += 1;
+    }
+    assert!(count > 50);
+}
+
 #[test]
 fn limits_of_endpoints_ports_and_domains() {
     let settings = Settings {

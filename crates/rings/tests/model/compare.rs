@@ -9,7 +9,7 @@ use inn_rings::{
     Policy, Question, RingName, Settings, Verdict,
 };
 
-use super::script::{Op, Who};
+use super::script::{Op, Who, decode};
 use super::{ANY, Model, Outcome, Sent, Told, bytes, verdict};
 
 struct Seeded(u8);
@@ -224,6 +224,13 @@ fn caller(op: &Op) -> Option<Who> {
         | Op::Receive { who, .. }
         | Op::Discard { who, .. } => Some(*who),
         _ => None,
+    }
+}
+
+/// Any bytes: the first one is the quota, the rest a script.
+pub fn compare_bytes(bytes: &[u8]) {
+    if let Some((percent, script)) = bytes.split_first() {
+        compare(percent % 100 + 1, &decode(script));
     }
 }
 

@@ -18,6 +18,7 @@ from innkeeper.model.machine import (
     Network,
     RestartPolicy,
     RootDevice,
+    RootOf,
     RootOverlay,
 )
 from innkeeper.model.machine import Machine as Settings
@@ -42,6 +43,7 @@ class MachineOptions(TypedDict, total=False):
     :ivar flavour: which of the image's kernels; "" is its first.
     :ivar root_overlay: "temp" (the default), "keep", "copy" or "none": where the guest's
         changes of its image's root go.
+    :ivar root: "image" (the default) or "host".
     :ivar root_device: "blk" (the default) or "pmem".
     :ivar kernel: a kernel of the caller's instead of the image's.
     :ivar initrd: an initramfs instead of the image's.
@@ -65,6 +67,7 @@ class MachineOptions(TypedDict, total=False):
     append: Sequence[str]
     flavour: str
     root_overlay: RootOverlay
+    root: RootOf
     root_device: RootDevice
     kernel: str | Path | None
     initrd: str | Path | None

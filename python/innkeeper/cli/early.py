@@ -15,7 +15,8 @@ FLAGS = frozenset({"--notify", "--timings", "--tty", "--no-tty"})
 _VALUED = """
     --accel --append --cid --console --cpus -c --disk --env -e --firmware --flavour --format --forward
     --image --initrd --kernel --memory -m --name -n --network --oem-string --publish -p
-    --qemu-arg --root-device --root-overlay --share -v --share-cache --share-transport --timeout -t --timezone
+    --qemu-arg --root --root-device --root-overlay --rw --share -v --share-cache
+    --share-transport --timeout -t --timezone
     --user -u --wait --workdir -w
 """
 VALUED = frozenset(_VALUED.split())

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from innkeeper.cli.host_root import as_on_host, writable_shares
 from innkeeper.errors import UsageError
 from innkeeper.keeper.prepare import RunRequest
 from innkeeper.model.machine import (
@@ -19,6 +20,7 @@ from innkeeper.model.machine import (
     Machine,
     RestartPolicy,
     RootDevice,
+    RootOf,
     RootOverlay,
     Wait,
 )
@@ -41,6 +43,21 @@ _MACHINE = (
     ),
     click.option("--image", default="tiny", show_default=True, help="Image to boot: `inn image`."),
     click.option("--flavour", metavar="NAME", help="Which of the image's kernels."),
+    click.option(
+        "--root",
+        type=click.Choice(get_args(RootOf)),
+        default="image",
+        show_default=True,
+        help="host: the guest's files are this host's, all that you may read (as root: every "
+        "file, secrets too); what it writes stays in its memory. /dev, /proc, /run, /sys and "
+        "/tmp are its own.",
+    ),
+    click.option(
+        "--rw",
+        multiple=True,
+        metavar="DIR",
+        help="With --root host: let the guest change this folder of the host.",
+    ),
     click.option(
         "--root-overlay",
         type=click.Choice(get_args(RootOverlay)),
@@ -259,6 +276,8 @@ def machine_table(values: dict[str, Any], *, given: Callable[[str], bool]) -> di
     if "shares" in table:
         here = str(Path.cwd())
         table["shares"] = [anchor_share(text, here) for text in table["shares"]]
+    if values.get("rw"):
+        table["shares"] = [*table.get("shares", ()), *writable_shares(values["rw"])]
     return table
 
 
@@ -269,6 +288,8 @@ def build_request(values: dict[str, Any]) -> tuple[RunRequest, Command]:
     """
     command = build_command(values)
     table = machine_table(values, given=lambda key: values[key] is not None)
+    if table["root"] == "host":
+        command, table = as_on_host(command, table)
     machine: Machine = machine_from_table(
         table, source="the command line", name=values["name"] or ephemeral_name()
     )

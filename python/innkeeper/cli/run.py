@@ -50,6 +50,7 @@ def run(**values: Any) -> int:
       inn run -- uname -r
       head -c 1M /dev/urandom | inn run -- sha256sum
       inn run --memory 1G --cpus 2 --network user
+      inn run --root host --rw . -- make
       inn run --wait none --kernel vmlinuz --initrd my.cpio
     """
     request, command = build_request(values)

@@ -197,7 +197,8 @@ def _stored_image(machine: Machine, layout: Layout, report: Callable[[str], None
 
 def _extra_drivers(machine: Machine, fstypes: tuple[FsType, ...]) -> tuple[str, ...]:
     """What a machine needs of the tiny image beyond what all have."""
-    return (*(SHARE_DRIVERS if machine.shares else ()), *fstypes)
+    shared = SHARE_DRIVERS if machine.shares or machine.root == "host" else ()
+    return (*shared, *(("overlay",) if machine.root == "host" else ()), *fstypes)
 
 
 def _choose_image(

@@ -33,7 +33,8 @@ def prepare_shares(
     :param report: is told where the transport is not the first choice.
     :raise InnError: a shared folder is missing, or host or guest cannot do it.
     """
-    if not machine.shares:
+    whole_host = machine.root == "host"
+    if not machine.shares and not whole_host:
         return None
     from innkeeper.shares.plan import check_notify, choose_transport, plan_server
     from innkeeper.shares.servers import ninep_facts, virtiofsd_facts
@@ -61,6 +62,7 @@ def prepare_shares(
         root=str(layout.guest(machine.name).shares),
         cache=machine.share_cache,
         uid=os.geteuid(),
+        whole_host=whole_host,
     )
 
 

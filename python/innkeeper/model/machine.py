@@ -28,6 +28,7 @@ Forward = Literal["none", "auto"]
 Wait = Literal["agent", "network", "none"]
 RootOverlay = Literal["temp", "keep", "copy", "none"]
 RootDevice = Literal["blk", "pmem"]
+RootOf = Literal["image", "host"]
 RestartPolicy = Literal["never", "on-failure", "always"]
 
 MEMORY_DEFAULT_BYTES = 512 * MIB
@@ -44,6 +45,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :ivar cid: the guest's vsock address; None for any that is free when it starts.
     :ivar image: name of an image.
     :ivar flavour: which of the image's kernels; "" is its first.
+    :ivar root: whose file system the guest's is: the image's, or this host's, of which it
+        changes nothing.
     :ivar root_overlay: what the guest writes over its image's root: into memory, onto a
         disk of its own, into a copy of the root of its own, or nowhere (the root is
         read-only).
@@ -73,6 +76,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     memory_bytes: int = MEMORY_DEFAULT_BYTES
     image: str = "tiny"
     flavour: str = ""
+    root: RootOf = "image"
     root_overlay: RootOverlay = "temp"
     root_device: RootDevice = "blk"
     kernel: str | None = None
@@ -107,6 +111,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 fix=f"give --memory {format_size(MEMORY_MINIMUM_BYTES)} or more",
             )
         self._check_network()
+        self._check_host_root()
         check_disk_uses(self.disks)
         if self.memory_bytes % MIB:
             raise UsageError(
@@ -121,6 +126,20 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def network_kind(self) -> NetworkKind:
         """The network without its details."""
         return parse_network(self.network).kind
+
+    def _check_host_root(self) -> None:
+        if self.root != "host":
+            return
+        if self.image != "tiny" or self.root_device != "blk":
+            raise UsageError(
+                "--root host takes the place of an image's root",
+                fix="leave out --image and --root-device; --kernel chooses another kernel",
+            )
+        if self.root_overlay == "keep":
+            raise UsageError(
+                "what a guest writes over the host's root is not kept: the host changes below it",
+                fix="take --root-overlay temp, and --rw for folders that it shall write to",
+            )
 
     def _check_network(self) -> None:
         kind = self.network_kind

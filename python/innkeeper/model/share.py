@@ -28,6 +28,9 @@ SHARE_DRIVERS = tuple(name for names in TRANSPORT_DRIVERS.values() for name in n
 # Where the guest finds them over 9P: Crostini's first port of its 9P servers.
 NINEP_PORT = 16384
 
+# The host's root among what is served; no key of a share looks like it.
+ROOT_SHARE = "root"
+
 # Longer ones do not fit on a kernel command line with others.
 _GUEST_PATH_MAXIMUM = 512
 _FIX = "write it as /host/folder:/guest/folder, with :ro at the end for read-only"
@@ -75,6 +78,7 @@ class SharePlan(msgspec.Struct, frozen=True, kw_only=True):
     :ivar own_user: the server runs in a user namespace, where the user is root.
     :ivar reason: why this transport and this server, for people.
     :ivar fallback: it is not the first choice, which its user should know.
+    :ivar whole_host: the host's root is served beside the shares, as `ROOT_SHARE`.
     """
 
     transport: ShareTransport
@@ -85,6 +89,7 @@ class SharePlan(msgspec.Struct, frozen=True, kw_only=True):
     cache: ShareCache
     reason: str
     fallback: bool = False
+    whole_host: bool = False
 
 
 def parse_share(text: str) -> Share:

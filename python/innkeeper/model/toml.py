@@ -17,7 +17,7 @@ from innkeeper.model.sizes import parse_size
 
 # Every key of a machine file; `memory`, `ports`, `disks` and `shares` are texts there.
 KEYS = (
-    *("name", "cid", "cpus", "memory", "image", "flavour", "root_overlay", "root_device"),
+    *("name", "cid", "cpus", "memory", "image", "flavour", "root", "root_overlay", "root_device"),
     *("kernel", "initrd", "append"),
     *("accel", "network", "ports", "disks", "forward", "restart"),
     *("firmware", "oem_strings", "qemu_args", "timezone"),

@@ -18,6 +18,7 @@ from innkeeper.errors import HostError, InnError
 from innkeeper.model.host import QemuFacts
 from innkeeper.model.image import Image
 from innkeeper.model.share import (
+    ROOT_SHARE,
     TRANSPORT_DRIVERS,
     ServerFacts,
     Share,
@@ -136,16 +137,27 @@ def _choose_virtiofs(qemu: QemuFacts, image: Image, virtiofsd: ServerFacts | Inn
 
 
 def plan_server(
-    choice: Choice, shares: tuple[Share, ...], *, root: str, cache: ShareCache, uid: int
+    choice: Choice,
+    shares: tuple[Share, ...],
+    *,
+    root: str,
+    cache: ShareCache,
+    uid: int,
+    whole_host: bool = False,
 ) -> SharePlan:
     """How the shares of one guest are served.
 
     :param root: an empty folder of the guest's own.
     :param uid: whose process the server will be; only root's needs no user namespace.
+    :param whole_host: the guest's root is the host's.
     """
+    # Mounts that are announced are mounts in the guest too, which an overlay cannot enter.
+    server = server_argv(
+        choice.server, folder=f"{root}/{VIEW}", cache=cache, uid=uid, announce=not whole_host
+    )
     return SharePlan(
         transport=choice.transport,
-        server=server_argv(choice.server, folder=f"{root}/{VIEW}", cache=cache, uid=uid),
+        server=server,
         root=root,
         # A place inside another one can only be there once the other is.
         shares=tuple(sorted(shares, key=lambda share: share.guest)),
@@ -153,22 +165,26 @@ def plan_server(
         cache=cache,
         reason=choice.reason,
         fallback=choice.fallback,
+        whole_host=whole_host,
     )
 
 
 def server_argv(
-    server: ServerFacts, *, folder: str, cache: ShareCache, uid: int
+    server: ServerFacts, *, folder: str, cache: ShareCache, uid: int, announce: bool = True
 ) -> tuple[str, ...]:
     """A server of `folder` on the inherited listening socket `<fd>`.
 
     It changes its root to `folder`: the namespaces are ours already, and its own sandbox
     of namespaces needs rights that a user has not. Its seccomp filter is on unless told.
+
+    :param announce: what is mounted below `folder` is so in the guest too, with its own
+        inode numbers.
     """
     if server.flavour == "9p":
         return (server.path, "<fd>", folder, *(("root",) if uid == 0 else ()))
     if server.flavour == "c":
-        options = (f"source={folder}", "sandbox=chroot", "announce_submounts")
-        words = (*options, f"cache={_C_CACHE[cache]}")
+        mounts = ("announce_submounts",) if announce else ()
+        words = (f"source={folder}", "sandbox=chroot", *mounts, f"cache={_C_CACHE[cache]}")
         return (server.path, "-f", "--fd=<fd>", *(part for word in words for part in ("-o", word)))
     return (
         server.path,
@@ -177,7 +193,7 @@ def server_argv(
         folder,
         "--sandbox",
         "chroot",
-        "--announce-submounts",
+        *(("--announce-submounts",) if announce else ()),
         "--cache",
         cache,
     )
@@ -191,7 +207,9 @@ def sandbox_argv(plan: SharePlan, *, python: str, program: str, fd: int) -> list
     """
     server = (part.replace("<fd>", str(fd)) for part in plan.server)
     mapping = "user" if plan.own_user else "host"
-    shares = (share_word(share) for share in plan.shares)
+    # First: what is mounted for the others would be seen through it.
+    whole = (f"{ROOT_SHARE}=root=/",) if plan.whole_host else ()
+    shares = (*whole, *(share_word(share) for share in plan.shares))
     return [python, "-I", "-S", program, "serve", plan.root, mapping, *shares, "--", *server]
 
 

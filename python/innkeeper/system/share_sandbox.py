@@ -17,7 +17,8 @@ are needed), builds in it what the server may see, and becomes SERVER::
 
 `add` and `remove` enter the namespaces of PID and change what is in `view`. A share
 appears there as a whole, read-only with everything mounted below it if it is so. What
-is mounted on the host below a shared folder later does not appear.
+is mounted on the host below a shared folder later does not appear. MODE is ro, rw, or
+root: read-only, without what a guest has of its own or must not see of the host.
 
 The program imports next to nothing: a start waits for it. What fails is one line on
 stderr and exit code 1; 2 says that a share is in use. The calls are mount(2),
@@ -37,13 +38,17 @@ _KEYS = "keys"
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REC, _MS_PRIVATE, _MS_SLAVE = 16384, 1 << 18, 1 << 19
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 # A folder's entry takes less than 1 KiB.
 _ROOT_OPTIONS = "size=1m,mode=0700"
 _ROOT_FLAGS = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+
+# Of a root, these are empty: devices, processes, sockets, what is thrown away anyway.
+HIDDEN = ("dev", "proc", "run", "sys", "tmp")
+_EMPTY_OPTIONS = "size=4k,nr_inodes=1,mode=0755"
 
 # linux/mount.h, linux/fcntl.h; these numbers are the same on all of Linux's machines.
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
@@ -114,10 +119,20 @@ def _put(root: str, share: str) -> None:
     place = os.path.join(root, _KEYS, key)
     os.mkdir(place, 0o755)
     try:
-        _graft(folder, os.path.join(root, VIEW, key), read_only=mode == "ro")
+        _graft(folder, os.path.join(root, VIEW, key), read_only=mode != "rw")
+        if mode == "root":
+            _hide(os.path.join(root, VIEW, key))
     except OSError:
         os.rmdir(place)
         raise
+
+
+def _hide(root: str) -> None:
+    for name in HIDDEN:
+        place = os.path.join(root, name)
+        # A link leads somewhere below the guest's own root.
+        if os.path.isdir(place) and not os.path.islink(place):
+            _mount("tmpfs", place, "tmpfs", _ROOT_FLAGS | _MS_RDONLY, _EMPTY_OPTIONS)
 
 
 def _write(path: str, text: str) -> None:

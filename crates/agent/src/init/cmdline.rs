@@ -38,6 +38,8 @@ pub struct Root {
     pub writable: bool,
     /// `inn.rootflags=`: options of the file system, where it takes them.
     pub flags: Option<String>,
+    /// `inn.foreign=on`: a user of the host serves it, who owns few of its files.
+    pub foreign: bool,
     /// `inn.tools=`
     pub tools: Option<Tools>,
     /// `inn.init=`: PID 1 on the root; without it, the agent.
@@ -55,6 +57,8 @@ pub enum Source {
     Virtiofs(String),
     /// `9p:TAG`
     Ninep(String),
+    /// `share:NAME`: a folder of what `inn.shares=` brings.
+    Share(String),
 }
 
 /// A second file system, read-only: `inn.tools="SERIAL:/guest/path:FSTYPE"`.
@@ -143,6 +147,7 @@ struct RootWords {
     overlay: Option<Overlay>,
     writable: bool,
     flags: Option<String>,
+    foreign: bool,
     tools: Option<Tools>,
     init: Option<String>,
 }
@@ -161,6 +166,8 @@ impl RootWords {
             };
         } else if let Some(value) = word.strip_prefix("inn.rootflags=") {
             self.flags = Some(value.to_owned()).filter(|flags| !flags.is_empty());
+        } else if let Some(value) = word.strip_prefix("inn.foreign=") {
+            self.foreign = value == "on";
         } else if let Some(value) = word.strip_prefix("inn.tools=") {
             self.tools = parse_tools(value);
         } else if let Some(value) = word.strip_prefix("inn.init=") {
@@ -177,6 +184,7 @@ impl RootWords {
             overlay: self.overlay.unwrap_or(Overlay::None),
             writable: self.writable,
             flags: self.flags,
+            foreign: self.foreign,
             tools: self.tools,
             init: self.init,
         })
@@ -192,6 +200,9 @@ fn parse_source(value: &str) -> Option<Source> {
         "device" => Some(Source::Device(what)),
         "virtiofs" => Some(Source::Virtiofs(what)),
         "9p" => Some(Source::Ninep(what)),
+        "share" if what.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            Some(Source::Share(what))
+        }
         _ => None,
     }
 }
@@ -291,6 +302,7 @@ mod tests {
             overlay: Overlay::Temp,
             writable: false,
             flags: None,
+            foreign: false,
             tools: None,
             init: None,
         };
@@ -317,6 +329,9 @@ mod tests {
             ),
             ("inn-tools", "/opt/a b", "ext4")
         );
+        let root = parse("inn.root=share:root inn.foreign=on").root.unwrap();
+        assert!(root.foreign);
+        assert_eq!(root.source, Source::Share("root".to_owned()));
         for damaged in ["inn-tools:opt:ext4", ":/opt:ext4", "a:/opt:", "a:/opt", ""] {
             assert_eq!(parse_tools(damaged), None, "{damaged}");
         }
@@ -324,6 +339,7 @@ mod tests {
             "inn.root=",
             "inn.root=disk:",
             "inn.root=nfs:x",
+            "inn.root=share:../x",
             "inn.init=/sbin/init",
         ] {
             assert_eq!(parse(nothing).root, None, "{nothing}");

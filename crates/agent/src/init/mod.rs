@@ -3,6 +3,7 @@
 //! set up in part can still say over its shell what is wrong with it.
 
 mod cmdline;
+mod foreign;
 pub mod modules;
 mod mounts;
 mod root;
@@ -37,6 +38,11 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     modules::load_all(&cmdline.modules, &mut problems);
     mounts::mount_firmware_variables(&mut problems);
     problems.say_all();
+    // The tree is in /run, which goes along to a new root; that may be a share too.
+    if let Some(shares) = &cmdline.shares {
+        let result = shares::mount_tree(&shares.transport);
+        insist("share", result, &mut problems);
+    }
     match &cmdline.root {
         Some(root) => enter_root(root, &cmdline.disks, &mut problems),
         None => {
@@ -45,7 +51,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
         }
     }
     if let Some(shares) = &cmdline.shares {
-        insist("share", shares::mount_all(shares), &mut problems);
+        insist("share", shares::mount_places(shares), &mut problems);
     }
     if let Some(init) = cmdline.root.as_ref().and_then(|root| root.init.as_deref()) {
         insist("init", Err(root::hand_over(init)), &mut problems);

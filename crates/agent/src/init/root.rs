@@ -26,6 +26,7 @@ use crate::disks::{Disk, FsType};
 const LOWER: &str = "/sysroot";
 const LAYER: &str = "/layer";
 const MERGED: &str = "/newroot";
+const PLAIN: &str = "/plainroot";
 
 /// What moves along to the new root.
 const KEPT_MOUNTS: &[&str] = &["/dev", "/proc", "/sys", "/run"];
@@ -38,7 +39,7 @@ const MEMORY_FILE_SYSTEMS: &[i64] = &[0x8584_58f6, 0x0102_1994];
 
 /// Makes the root that the command line names the root of this process.
 pub fn enter(root: &Root, disks: &[Disk], problems: &mut Problems) -> io::Result<()> {
-    for folder in [LOWER, LAYER, MERGED] {
+    for folder in [LOWER, LAYER, MERGED, PLAIN] {
         make_folder(folder)?;
     }
     let own = match own_disk(root) {
@@ -102,6 +103,7 @@ fn mount_source(root: &Root, target: &str) -> io::Result<()> {
     let (source, fstype, options) = match &root.source {
         Source::Disk(serial) => (find_disk(serial)?, root.fstype.as_str(), None),
         Source::Device(path) => (wait_for(Path::new(path))?, root.fstype.as_str(), None),
+        Source::Share(name) => return bind_share(name, target),
         Source::Virtiofs(tag) => (PathBuf::from(tag), "virtiofs", None),
         Source::Ninep(tag) => (
             PathBuf::from(tag),
@@ -121,6 +123,13 @@ fn mount_source(root: &Root, target: &str) -> io::Result<()> {
         result = mount(Some(&source), target, Some(fstype), flags, options);
     }
     result.map_err(|errno| failed(&format!("mount {} ({fstype})", source.display()), errno))
+}
+
+/// The host serves it read-only, so the mount need not be.
+fn bind_share(name: &str, target: &str) -> io::Result<()> {
+    let source = format!("{}/{name}", super::shares::TREE);
+    mount(Some(source.as_str()), target, NONE, MsFlags::MS_BIND, NONE)
+        .map_err(|errno| failed(&format!("mount the share {name}"), errno))
 }
 
 /// Mounts the second file system on the root that is to be.
@@ -159,7 +168,14 @@ fn put_under_layer(root: &Root) -> io::Result<(&'static str, Option<Report>)> {
     for folder in ["upper", "work"] {
         make_folder(&format!("{LAYER}/{folder}"))?;
     }
-    let options = format!("lowerdir={LOWER},upperdir={LAYER}/upper,workdir={LAYER}/work");
+    let lower = if root.foreign {
+        super::foreign::mount_plain(LOWER, PLAIN)
+            .map_err(|error| io::Error::other(format!("mount the lower overlay: {error}")))?;
+        PLAIN
+    } else {
+        LOWER
+    };
+    let options = format!("lowerdir={lower},upperdir={LAYER}/upper,workdir={LAYER}/work");
     mount(
         Some("overlay"),
         MERGED,
@@ -260,7 +276,8 @@ fn write_service() -> io::Result<()> {
     fs::write(format!("{units}/inn-agent.service"), UNIT)
 }
 
-fn make_folder(path: &str) -> io::Result<()> {
+/// Makes a folder and those above it.
+pub fn make_folder(path: &str) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)

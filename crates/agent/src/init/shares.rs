@@ -21,16 +21,16 @@ const NINEP_MESSAGE: u32 = 512 << 10;
 
 const NONE: Option<&str> = None;
 
-/// Mounts every share at its place.
-pub fn mount_all(shares: &Shares) -> io::Result<()> {
-    mount_tree(&shares.transport)?;
+/// Mounts every share at its place; the tree they come from is mounted.
+pub fn mount_places(shares: &Shares) -> io::Result<()> {
     for (key, path) in &shares.places {
         bind(key, path)?;
     }
     Ok(())
 }
 
-fn mount_tree(transport: &Transport) -> io::Result<()> {
+/// Mounts everything that the host serves, where no place of the guest is yet.
+pub fn mount_tree(transport: &Transport) -> io::Result<()> {
     make_folder(TREE)?;
     // A device file of the host in a share is none of the guest's.
     let flags = MsFlags::MS_NODEV;

@@ -24,6 +24,7 @@ from innkeeper.hypervisors.qemu.disks import (
     root_words,
 )
 from innkeeper.hypervisors.qemu.firmware import firmware_options, oem_options
+from innkeeper.hypervisors.qemu.host_root import host_root_modules, host_root_words
 from innkeeper.hypervisors.qemu.network import (
     netdev_options,
     network_descriptors,
@@ -118,7 +119,9 @@ def plan_qemu(
     disks = plan_disks(machine, image, layer=layer, attached=attached)
     devices = _plan_devices(machine, disks, transport, link, pmem=pmem, shares=shares)
     places = (*disk_words(attached, image), *share_words(shares, image))
+    places = (*host_root_words(machine, shares), *places)
     modules = (*(device.module for device in devices), *share_modules(shares))
+    modules = (*modules, *host_root_modules(machine, image))
     cmdline = _plan_cmdline(machine, image, facts, transport, modules, places=places)
     argv = (
         facts.qemu.path,

@@ -171,8 +171,12 @@ class GuestSession(Flow, asyncssh.SSHServerSession[bytes]):
     ) -> None:
         """Another size of the window."""
         self._window = window_of(width, height)
-        if self._shell is not None and self._shell.protocol.started:
-            self._shell.send(self._shell.protocol.resize(self._window))
+        self._send_window()
+
+    def _send_window(self) -> None:
+        shell, window = self._shell, self._window
+        if shell is not None and window is not None and shell.protocol.started:
+            shell.send(shell.protocol.resize(window))
 
     # The guest's side
 
@@ -198,14 +202,16 @@ class GuestSession(Flow, asyncssh.SSHServerSession[bytes]):
         """The command's exit code, after all its output."""
         environment = self._chan.get_environment_bytes()
         command = session_command(self._argv, self._user, environment, self._term)
-        self._shell = Shell(
-            self._vsock_path, command, self._window if self._term is not None else None
-        )
+        window = self._window if self._term is not None else None
+        self._shell = Shell(self._vsock_path, command, window)
         feeder: asyncio.Task[None] | None = None
         try:
             async with contextlib.aclosing(self._shell.events()) as events:
                 async for event in events:
                     if isinstance(event, Started):
+                        if window is not None and self._window != window:
+                            # Another size came while the command was being started.
+                            self._send_window()
                         feeder = asyncio.create_task(self._shell.feed(self._inbox))
                     elif isinstance(event, Exited):
                         return event.code

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from openssh import HOST, Eventually, Ssh, running
+from openssh import HOST, Eventually, Ssh, proxy_of, running
 
 
 def _free_port() -> int:
@@ -110,3 +110,29 @@ def test_what_is_not_served_is_said(ssh: Ssh) -> None:
     assert b"subsystem request failed" in ssh("-s", HOST, "netconf").stderr
     closed = ssh("-W", "localhost:1", HOST)
     assert b"Connection refused" in closed.stderr
+
+
+def test_one_connection_for_many_sessions(
+    ssh: Ssh, ssh_config: Path, tmp_path: Path, eventually: Eventually
+) -> None:
+    control = tmp_path / "m"
+    with running(["ssh", "-F", str(ssh_config), "-N", "-M", "-S", str(control), HOST]) as master:
+        eventually(control.exists)
+        before = proxy_of(master)
+        shared = ("-S", str(control), "-o", "ProxyCommand=false")
+        assert ssh(*shared, HOST, "echo shared; exit 5").returncode == 5
+        for _ in range(3):
+            with running(["ssh", "-F", str(ssh_config), *shared, HOST, "cat"]) as other:
+                assert other.stdin is not None
+                assert other.stdout is not None
+                other.stdin.write(b"one\n")
+                other.stdin.flush()
+                assert other.stdout.readline() == b"one\n"
+                assert ssh(*shared, HOST, "echo two").stdout == b"two\n"
+                # The master has its descriptors, and closes them with the session,
+                # which a master that is left alone now and then forgets.
+                other.kill()
+                other.communicate(timeout=30)
+        assert proxy_of(master) == before
+        assert ssh("-S", str(control), "-O", "exit", HOST).returncode == 0
+        assert master.wait(20) in (0, 255)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+from asyncssh.constants import MSG_IGNORE
+from asyncssh.packet import String
 
 from innkeeper.errors import HostError, InnError
 from innkeeper.keeper.client import GuestWitness, witness
@@ -34,6 +36,11 @@ from innkeeper.system.signals import leave_to_parent
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _PACKET_BYTES = 64 << 10
 _FLUSH_LIMIT_S = 5.0
+# OpenSSH's master (9.2) goes to sleep over what it has to send when a client of
+# its shared connection is killed: it looks through its channels, then lets the
+# client's channel go, then waits, and only another event makes it look again.
+# Without one the client's session would never end.
+_STIR_EVERY_S = 2.0
 
 Tell = Callable[[str], None]
 
@@ -138,8 +145,20 @@ async def _serve(
             conn.disconnect(asyncssh.DISC_BY_APPLICATION, error.brief)
 
     loop.add_reader(guest.fileno(), hear)
+    stirring = asyncio.create_task(_stir(conn))
     try:
         await conn.wait_closed()
     finally:
+        stirring.cancel()
         loop.remove_reader(guest.fileno())
     return found[0] if found else None
+
+
+async def _stir(conn: asyncssh.SSHServerConnection) -> None:
+    """Send the client something to ignore, now and then (RFC 4253, 11.2).
+
+    Not keep-alive requests: a client may be stopped for days and owes us no answer.
+    """
+    while True:
+        await asyncio.sleep(_STIR_EVERY_S)
+        conn.send_packet(MSG_IGNORE, String(b""))

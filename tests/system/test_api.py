@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from guests import BOOT_LIMIT_S
 
 from innkeeper import AsyncMachine, ExecError, InnError, Machine
 from innkeeper.errors import (
@@ -179,6 +181,34 @@ def test_logs_of_a_guest(vm: Machine) -> None:
     assert any("inn-agent: listening" in line.text for line in vm.logs("console"))
     assert {line.source for line in vm.logs()} == {"console", "guest", "keeper"}
     assert next(vm.events(timeout_s=10)).state == "running"
+
+
+def test_what_the_async_twin_hears(vm: Machine) -> None:
+    async def scenario() -> None:
+        twin = AsyncMachine(vm)
+        async with contextlib.aclosing(twin.events(timeout_s=BOOT_LIMIT_S)) as events:
+            assert (await anext(events)).state == "running"
+            # Asked for while nothing is to be heard.
+            paused = asyncio.ensure_future(anext(events))
+            await twin.pause()
+            assert (await paused).state == "paused"
+            await twin.resume()
+            assert (await anext(events)).state == "running"
+        with pytest.raises(TimedOut):
+            async for _ in twin.events(timeout_s=0.1):
+                pass
+
+        lines = aiter(twin.logs("guest", follow=True))
+        await twin.exec(["logger", "-t", "test", "first for the twin"], check=True)
+        while "first for the twin" not in (await anext(lines)).text:
+            pass
+        later = asyncio.ensure_future(anext(lines))
+        await twin.exec(["logger", "-t", "test", "second for the twin"], check=True)
+        assert "second for the twin" in (await later).text
+        await lines.aclose()
+        assert any("first for the twin" in line.text for line in await twin.logs("guest"))
+
+    asyncio.run(scenario())
 
 
 @pytest.fixture

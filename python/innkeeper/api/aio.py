@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
@@ -22,10 +22,12 @@ from innkeeper.api.machine import Condition, Machine
 from innkeeper.api.process import GuestProcess
 from innkeeper.api.session import Remote
 from innkeeper.api.settings import CreateOptions, ExecOptions, PopenOptions, RunOptions
+from innkeeper.api.streams import AsyncLines, states
 from innkeeper.api.threads import Opening, in_thread, patiently
 from innkeeper.errors import GuestError, InnError
-from innkeeper.keeper.logs import Line, Source
+from innkeeper.keeper.logs import Source
 from innkeeper.keeper.machines import stop_machine
+from innkeeper.keeper.messages import StateChanged
 from innkeeper.model.record import Record, State
 from innkeeper.registry.layout import host_layout
 
@@ -236,9 +238,17 @@ class AsyncMachine:
             lambda left_s: self.sync.wait_for(condition, timeout_s=left_s), timeout_s
         )
 
-    async def logs(self, *sources: Source) -> tuple[Line, ...]:
-        """The lines of the guest's logs so far, as :meth:`Machine.logs`."""
-        return await in_thread(lambda: tuple(self.sync.logs(*sources)))
+    def logs(self, *sources: Source, follow: bool = False) -> AsyncLines:
+        """The lines of the guest's logs, as :meth:`Machine.logs`.
+
+        `await` it for all of them so far, or go through them with `async for`;
+        with `follow`, that ends with the guest.
+        """
+        return AsyncLines(lambda: self.sync._open_logs(sources), follow=follow)  # noqa: SLF001 - the same package
+
+    def events(self, *, timeout_s: float | None = None) -> AsyncGenerator[StateChanged, None]:
+        """The guest's states, as :meth:`Machine.events`, for `async for`."""
+        return states(self.sync._watch, timeout_s)  # noqa: SLF001 - the same package
 
     async def detach(self) -> None:
         """Leave a guest of :meth:`run` to its keeper."""

@@ -31,7 +31,7 @@ from innkeeper.api.settings import (
     read_tail,
 )
 from innkeeper.errors import InnError, TimedOut, UnknownName, UsageError
-from innkeeper.keeper.client import watch_states
+from innkeeper.keeper.client import StateWatch, watch_states
 from innkeeper.keeper.logs import LOG_SOURCES, Line, Logs, Source, machine_logs
 from innkeeper.keeper.machines import (
     pause_machine,
@@ -349,8 +349,11 @@ class Machine(Commands):
         :param follow: go on with lines as they come, until the guest has ended.
         :raise UsageError: a guest of :meth:`run` without `logs=` keeps none.
         """
+        return _lines(self._open_logs(sources), follow=follow)
+
+    def _open_logs(self, sources: tuple[Source, ...]) -> Logs:
         folder = self._logs or machine_logs(self._layout, self.name)
-        return _lines(Logs(self._layout, self.name, folder, sources or LOG_SOURCES), follow=follow)
+        return Logs(self._layout, self.name, folder, sources or LOG_SOURCES)
 
     def events(self, *, timeout_s: float | None = None) -> Iterator[StateChanged]:
         """The guest's present state and every later one, until its keeper ends.
@@ -360,6 +363,9 @@ class Machine(Commands):
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return watch_states(self._layout, self.name, deadline=deadline)
+
+    def _watch(self) -> StateWatch:
+        return StateWatch(self._layout, self.name)
 
     def __enter__(self) -> Self:
         return self

@@ -64,7 +64,9 @@ def test_a_running_guest_gives_memory_back_and_takes_it_again(
     done = inn("set", machine, "--memory", "256M")
     assert (done.code, done.stdout) == (0, b"mem\n")
     assert "mem has 256M of memory until it ends" in done.error
-    assert before - available(inn, machine) == pytest.approx(128, abs=24)
+    # Since Linux 6.7 a CPU keeps up to an eighth of its zone's freed pages for itself,
+    # which count as neither free nor available until its next rounds of bookkeeping.
+    eventually(lambda: before - available(inn, machine) == pytest.approx(128, abs=24))
     # What the guest had used is the host's again.
     eventually(lambda: touched - resident(pid) > 70)
     assert inspect(inn, machine)[1]["memory_bytes"] == 256 * MIB
@@ -73,7 +75,7 @@ def test_a_running_guest_gives_memory_back_and_takes_it_again(
     # The same from Python, and back to all of it.
     vm = Machine.get(machine)
     assert vm.set_memory(384 * MIB) == 384 * MIB
-    assert available(inn, machine) == pytest.approx(before, abs=24)
+    eventually(lambda: available(inn, machine) == pytest.approx(before, abs=24))
     with pytest.raises(UsageError, match="was started with 384M"):
         vm.set_memory("385M")
 

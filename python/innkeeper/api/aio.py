@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
 from innkeeper.agent.attach import KeptSession
+from innkeeper.api.aio_shares import AsyncGuestShares
 from innkeeper.api.completed import CompletedExec
 from innkeeper.api.files import (
     PULL_LIMIT_BYTES,
@@ -48,6 +49,7 @@ class AsyncMachine:
     def __init__(self, machine: Machine) -> None:
         self.sync = machine
         self.files = AsyncGuestFiles(machine.files)
+        self.shares = AsyncGuestShares(machine.shares)
 
     @classmethod
     def run(cls, image: str = "tiny", **settings: Unpack[RunOptions]) -> Opening[AsyncMachine]:

@@ -30,6 +30,7 @@ from innkeeper.api.settings import (
     build_settings,
     read_tail,
 )
+from innkeeper.api.shares import GuestShares
 from innkeeper.errors import InnError, TimedOut, UnknownName, UsageError
 from innkeeper.keeper.client import StateWatch, watch_states
 from innkeeper.keeper.logs import LOG_SOURCES, Line, Logs, Source, machine_logs
@@ -68,12 +69,14 @@ class Machine(Commands):
 
     :ivar name: its name.
     :ivar files: its files.
+    :ivar shares: folders of the host in it.
     :ivar timings: how long the parts of the last start by this object took, in seconds.
     """
 
     def __init__(self, layout: Layout, name: str) -> None:
         self.name = name
         self.files = GuestFiles(self)
+        self.shares = GuestShares(layout, name)
         self.timings: dict[str, float] = {}
         self._layout = layout
         self._attached: Attached | None = None

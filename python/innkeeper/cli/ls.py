@@ -162,6 +162,15 @@ def _memory_now(record: Record) -> list[str]:
     return [f"  memory now {format_size(record.memory_bytes)}"]
 
 
+def _shares_now(record: Record) -> list[str]:
+    report = record.shares
+    if report is None or not report.shares:
+        return []
+    lines = [f"  share      {share}" for share in report.shares]
+    lines.append(f"  shared by  {report.reason}, cache {report.cache}")
+    return lines + [f"  lost       {report.fault}"] * bool(report.fault)
+
+
 def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]:
     told = f" ({record.reason})" if record.reason else ""
     lines = [f"{record.name}: {record.state} for {ago(record.changed_at, time.time())}{told}"]
@@ -174,6 +183,7 @@ def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]
             *(f"  disk       {use}" for use in machine.disks if record.state not in LIVE_STATES),
             f"  restart    {machine.restart}",
             f"  folder     {layout.machine(record.name).path}",
+            *(f"  share      {use}" for use in machine.shares if record.state not in LIVE_STATES),
         ]
     if record.state in LIVE_STATES:
         lines += [
@@ -182,6 +192,7 @@ def _lines(record: Record, machine: Machine | None, layout: Layout) -> list[str]
             *(f"  disk       {_disk(state)}" for state in record.disks),
             f"  processes  keeper {record.keeper_pid}, QEMU {record.qemu_pid}",
             f"  doors      {layout.guest(record.name).vsock}",
+            *_shares_now(record),
         ]
     if record.rung is not None:
         lines.append(f"  ended by   {record.rung}")

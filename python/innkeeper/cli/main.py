@@ -41,6 +41,7 @@ VERBS = {
     "wait": ("innkeeper.cli.lifecycle:wait_verb", "Wait until a machine is ready or has ended."),
     "pause": ("innkeeper.cli.lifecycle:pause", "Stop the CPUs of guests."),
     "resume": ("innkeeper.cli.lifecycle:resume", "Let paused guests go on."),
+    "share": ("innkeeper.cli.share:share", "Show folders of the host in a guest that runs."),
     "image": ("innkeeper.cli.image:image", "Build, import and keep images to boot from."),
     "disk": ("innkeeper.cli.disk:disk", "Make and keep disks that outlive guests."),
     "up": ("innkeeper.cli.topology:up", "Bring up the machines of a topology file."),

@@ -25,6 +25,8 @@ from innkeeper.model.image import Image
 from innkeeper.model.machine import MEMORY_DEFAULT_BYTES
 from innkeeper.model.sizes import GIB, format_size
 from innkeeper.registry.layout import Layout
+from innkeeper.shares.plan import check_device
+from innkeeper.shares.servers import try_namespaces, virtiofsd_facts
 from innkeeper.switchboard.native import find_native_fault
 from innkeeper.system.host import (
     cpu_flags,
@@ -33,7 +35,7 @@ from innkeeper.system.host import (
     memory_available_bytes,
 )
 from innkeeper.system.network import may_configure_networks
-from innkeeper.system.process import Completed, find_program, run_tool
+from innkeeper.system.process import find_program
 from innkeeper.system.sockets import SUN_PATH_MAX
 
 Status = Literal["OK", "WARN", "FAIL"]
@@ -70,7 +72,7 @@ def check_host(layout: Layout, *, report: Report) -> Iterator[Check]:
     yield _check_socket_paths(layout)
     yield check_memory(memory_available_bytes())
     yield check_disk(layout.cache, disk_free_bytes(layout.cache))
-    yield _check_virtiofsd()
+    yield _check_virtiofsd(qemu, layout)
     yield _check_uefi()
     yield _check_tun()
     yield check_subuid(Path("/etc/subuid"), getpass.getuser(), os.geteuid())
@@ -199,38 +201,18 @@ def check_disk(folder: Path, free_bytes: int) -> Check:
     return Check(name="disk", status="OK", reason=shown)
 
 
-def _check_virtiofsd() -> Check:
-    path = find_program("virtiofsd")
-    if path is None:
-        return Check(
-            name="virtiofsd",
-            status="WARN",
-            reason="not installed; shares by virtiofs are not possible",
-            fix="apt-get install virtiofsd (Debian 13), or qemu-system-common (Debian 12)",
-        )
+def _check_virtiofsd(qemu: object, layout: Layout) -> Check:
+    name = "virtiofsd"
+    if not isinstance(qemu, QemuFacts):
+        return Check(name=name, status="WARN", reason="not tried without QEMU", fix="see above")
     try:
-        done = run_tool([path, "--version"], stage="doctor", timeout_s=5.0, check=False)
+        facts = virtiofsd_facts(layout.cache)
+        check_device(qemu)
+        try_namespaces(os.geteuid())
     except InnError as error:
-        return Check(name="virtiofsd", status="WARN", reason=error.brief, fix=error.fix)
-    return check_virtiofsd(path, done)
-
-
-def check_virtiofsd(path: str, done: Completed) -> Check:
-    """Does the virtiofsd at `path` run, by what its `--version` said and returned?"""
-    said = (done.stdout or done.stderr).decode("utf-8", "replace").strip().splitlines()
-    if done.returncode != 0:
-        # One whose libraries are missing says so, and fails.
-        last = said[-1] if said else "without a word"
-        return Check(
-            name="virtiofsd",
-            status="WARN",
-            reason=f"{path} --version failed with exit code {done.returncode}: {last}",
-            fix="install the package anew: apt-get install --reinstall virtiofsd (Debian 13), "
-            "or qemu-system-common (Debian 12)",
-        )
-    return Check(
-        name="virtiofsd", status="OK", reason=f"{path}: {said[0] if said else 'no version'}"
-    )
+        reason = ": ".join([error.brief, *error.evidence[-1:]])
+        return Check(name=name, status="WARN", reason=f"{reason}; no virtiofs", fix=error.fix)
+    return Check(name=name, status="OK", reason=f"{facts.path}: {facts.version}")
 
 
 def _check_uefi() -> Check:

@@ -25,8 +25,8 @@ from innkeeper.keeper.diskwatch import DiskWatch
 from innkeeper.keeper.failure import Observation, explain_end, explain_timeout
 from innkeeper.keeper.plan import RunPlan, guestlog_socket
 from innkeeper.keeper.say import say
-from innkeeper.keeper.shares import open_shares
 from innkeeper.model.network import GuestNetwork
+from innkeeper.model.share import SharePlan, ShareReport
 from innkeeper.registry.names import Claim
 from innkeeper.system.sockets import listen_unix
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from innkeeper.keeper.forward import Forwarder
     from innkeeper.keeper.network import NetworkSide
     from innkeeper.keeper.peers import Peers
+    from innkeeper.keeper.shareside import ShareSide
     from innkeeper.switchboard.device import Switchboard
 
 _T = TypeVar("_T")
@@ -93,6 +94,7 @@ class Guest:
         # Done once QEMU stopped the CPUs because this host's disk is full.
         self.starved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         qemu.on_full = self._starve
+        self.shares: ShareSide | None = None
         # Tasks that nobody waits for; held, so that they are not collected.
         self.background: set[asyncio.Future[None]] = set()
 
@@ -103,6 +105,8 @@ class Guest:
         """
         await self.qemu.execute("stop")
         self.paused = True
+        if self.shares is not None:
+            self.shares.agent_pauses()
 
     async def resume(self) -> None:
         """Let the guest's CPUs go on, and tell its agent the time.
@@ -112,6 +116,8 @@ class Guest:
         await self.qemu.execute("cont")
         self.paused = False
         self.announce.say_clock()
+        if self.shares is not None:
+            self.shares.agent_answers()
 
     async def wait_starved(self) -> None:
         """Wait until QEMU stops the CPUs because this host's disk is full."""
@@ -148,6 +154,7 @@ class Start:
     :param on_qemu: called with QEMU's pid.
     :param on_forwards: called with the ports that are led to by themselves, after changes.
     :param on_peers: called with what a new policy is to be told, None when that is over.
+    :param on_shares: called with the shares' plan and what to tell of them, after changes.
     :param audience: who sees the console.
     :param disks: hears what the guest tells of its disks.
     """
@@ -162,6 +169,7 @@ class Start:
         on_qemu: Callable[[int], None],
         on_forwards: Callable[[dict[int, int]], None],
         on_peers: Callable[[Peers | None], None],
+        on_shares: Callable[[SharePlan, ShareReport], None],
         audience: Audience,
         disks: DiskWatch,
     ) -> None:
@@ -173,6 +181,7 @@ class Start:
         self._on_qemu = on_qemu
         self._on_forwards = on_forwards
         self._on_peers = on_peers
+        self._on_shares = on_shares
         self._audience = audience
         self._since = time.monotonic()
 
@@ -201,16 +210,15 @@ class Start:
                 place_layer(plan.layer)
             side = await self._open_network(stack)
             given = dict(side.descriptors) if side is not None else {}
-            shares = open_shares(plan.shares, self._held.folder, stack)
+            shares = self._open_shares(stack)
             if shares is not None:
                 given |= shares.descriptors
             qemu = start_qemu(plan.qemu, given=given)
-            if shares is not None:
-                shares.release_connection()
             stack.push_async_callback(qemu.end)
             self._on_qemu(qemu.child.pid)
             guest = self._open_channels(qemu, stack)
-            await self._stage(guest, "qemu", qemu.connect())
+            guest.shares = shares
+            await self._stage(guest, "qemu", _connect(guest))
             measured: dict[str, float] = {}
             network = side.without_guest() if side is not None else None
             notes = side.notes if side is not None else ()
@@ -229,8 +237,20 @@ class Start:
                     from innkeeper.keeper.notify import open_notifier
 
                     await open_notifier(plan, guest.announce, self._tell, stack)
+            if shares is not None:
+                shares.agent_answers()
             outer.push_async_exit(stack.pop_all())
         return guest, StartReport(measured, guest.complaints() + notes, network)
+
+    def _open_shares(self, stack: AsyncExitStack) -> ShareSide | None:
+        plan = self._plan.shares
+        if plan is None:
+            return None
+        from innkeeper.keeper.shareside import ShareSide
+
+        side = ShareSide(plan, self._held.folder, on_change=self._on_shares, tell=self._tell)
+        side.open(stack)
+        return side
 
     async def _open_network(self, stack: AsyncExitStack) -> NetworkSide | None:
         if self._plan.machine.network == "none":
@@ -357,6 +377,12 @@ class Start:
         now = time.monotonic()
         self._on_stage(name, round(now - self._since, 4))
         self._since = now
+
+
+async def _connect(guest: Guest) -> None:
+    await guest.qemu.connect()
+    if guest.shares is not None:
+        await guest.shares.ready()
 
 
 def _explain_broken(seen: Observation, cause: BaseException | None) -> InnError:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from innkeeper.errors import InnError, UsageError
-from innkeeper.hypervisors.qemu.balloon import bounded_size, set_balloon
+from innkeeper.hypervisors.qemu.balloon import bounded_size
 from innkeeper.keeper.audience import Audience
 from innkeeper.keeper.control import Control
 from innkeeper.keeper.disks import hold_disks
@@ -49,17 +49,20 @@ from innkeeper.keeper.messages import (
     ResizeDisk,
     Resume,
     SetMemory,
+    ShareOperation,
     StageDone,
     StateChanged,
     Stop,
 )
-from innkeeper.keeper.plan import RunPlan
+from innkeeper.keeper.operations import change_memory, change_shares
+from innkeeper.keeper.plan import RunPlan, with_shares
 from innkeeper.keeper.policy import STABLE_S, restart_delay_s
 from innkeeper.keeper.remains import sweep_networks
 from innkeeper.keeper.still import Stillness
 from innkeeper.keeper.stop import climb
 from innkeeper.model.disk import DiskState
 from innkeeper.model.record import LIVE_STATES, Record, State
+from innkeeper.model.share import SharePlan, ShareReport
 from innkeeper.registry.names import Claim, claim
 from innkeeper.system.descriptors import silence_output
 
@@ -208,6 +211,7 @@ class Lifecycle:
                     on_qemu=lambda pid: self._ledger.write(qemu_pid=pid),
                     on_forwards=lambda ports: self._ledger.write(forwards=ports),
                     on_peers=self._set_peers,
+                    on_shares=self._note_shares,
                     audience=self._audience,
                     disks=disks,
                 )
@@ -307,7 +311,12 @@ class Lifecycle:
                 stage="keeper",
             )
         if isinstance(operation, SetMemory):
-            return MemoryChanged(await self._set_memory(guest, operation))
+            started = self._plan.machine.memory_bytes
+            size = await change_memory(guest, self._record.name, operation, started_bytes=started)
+            self._note_memory(size)
+            return MemoryChanged(size)
+        if isinstance(operation, ShareOperation):
+            return await change_shares(guest, self._record.name, operation)
         if isinstance(operation, ResizeDisk):
             from innkeeper.keeper.disk_online import resize_attached
 
@@ -323,21 +332,14 @@ class Lifecycle:
             self._enter("running", reason="resumed")
         return None
 
-    async def _set_memory(self, guest: Guest, operation: SetMemory) -> int:
-        if guest.paused:
-            raise UsageError(
-                f"the guest {self._record.name!r} is paused",
-                stage="memory",
-                fix=f"`inn resume {self._record.name}`",
-            )
-        size = await set_balloon(
-            guest.qemu,
-            operation.memory_bytes,
-            started_bytes=self._plan.machine.memory_bytes,
-            limit_s=operation.timeout_s,
-        )
-        self._note_memory(size)
-        return size
+    def _note_shares(self, plan: SharePlan, report: ShareReport) -> None:
+        known = self._record.shares
+        # A guest that starts again has them as they are now.
+        self._plan = with_shares(self._plan, plan)
+        self._ledger.write(shares=report)
+        if known is not None and report.fault != known.fault:
+            healed = "its shares were mounted anew; what programs had open there is lost"
+            self._enter(self._record.state, reason=report.fault or healed)
 
     def _note_memory(self, actual: object) -> None:
         size = bounded_size(actual, self._plan.machine.memory_bytes)
@@ -379,7 +381,7 @@ class Lifecycle:
     def _enter(self, state: State, *, reason: str = "", must: bool = False, **values: Any) -> None:
         """Write a new state to the disk, then tell everybody."""
         if state not in LIVE_STATES:
-            values |= {"network": None, "forwards": {}}
+            values |= {"network": None, "forwards": {}, "shares": None}
         if state not in LIVE_STATES:
             values["memory_bytes"] = None
         self._ledger.write(state=state, reason=reason, changed_at=time.time(), must=must, **values)

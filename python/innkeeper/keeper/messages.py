@@ -8,8 +8,9 @@
     starter ──Detach (the guest stays) │ Stop │ closes──>
     starter <─Ended────────────────────────────
 
-    anybody ──Stop │ Pause │ Resume │ SetMemory │ HoldStill │ ResizeDisk │ Watch │ Attach──> keeper.sock
-    anybody <─Done │ Refused │ MemoryChanged │ DiskPlace │ StateChanged*──
+    anybody ──Stop │ Pause │ Resume │ SetMemory │ HoldStill │ Watch │ Attach──> keeper.sock
+    anybody ──AddShare │ RemoveShare │ RemountShares │ ResizeDisk │ ApplyPolicy──> keeper.sock
+    anybody <─Done │ Refused │ MemoryChanged │ DiskPlace │ ShareRemoved │ StateChanged*──
     anybody <─Done, then the console's bytes as they are, both ways── (after Attach)
 """
 
@@ -21,6 +22,7 @@ import msgspec
 
 from innkeeper.model.disk import SpaceState
 from innkeeper.model.record import State
+from innkeeper.model.share import Share
 
 Reason = Literal["stopped", "powered-off", "rebooted", "failed"]
 
@@ -99,6 +101,15 @@ class DiskPlace(msgspec.Struct, frozen=True, tag_field="event", tag="disk"):
     path: str
 
 
+class ShareRemoved(msgspec.Struct, frozen=True, tag_field="event", tag="share-removed"):
+    """A share is gone from the guest.
+
+    :ivar held: the guest's kernel still holds files of it, and with them its way to others.
+    """
+
+    held: bool
+
+
 class Stop(msgspec.Struct, frozen=True, tag_field="op", tag="stop"):
     """End the guest: answered when everything is torn down.
 
@@ -151,6 +162,28 @@ class ApplyPolicy(msgspec.Struct, frozen=True, tag_field="op", tag="apply-policy
     """Enforce what the topologies on disk say now."""
 
 
+class AddShare(msgspec.Struct, frozen=True, tag_field="op", tag="add-share"):
+    """Mount a folder of the host in the guest."""
+
+    share: Share
+
+
+class RemoveShare(msgspec.Struct, frozen=True, tag_field="op", tag="remove-share"):
+    """Take the share at `guest` away; answered with `ShareRemoved`.
+
+    :ivar force: also from programs that use it.
+    :ivar revoke: leave the guest no way to it, whatever that costs its programs.
+    """
+
+    guest: str
+    force: bool = False
+    revoke: bool = False
+
+
+class RemountShares(msgspec.Struct, frozen=True, tag_field="op", tag="remount-shares"):
+    """Mount all shares anew."""
+
+
 class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
     """Answered with the present state and every later one, until the guest ends."""
 
@@ -170,11 +203,23 @@ class Attach(msgspec.Struct, frozen=True, tag_field="op", tag="attach"):
 Event = StageDone | StateChanged | Ready | Failed | Ended
 """What a keeper says to its starter."""
 
-Answer = Done | Refused | StateChanged | MemoryChanged | DiskPlace
+Answer = Done | Refused | StateChanged | MemoryChanged | DiskPlace | ShareRemoved
 """What a keeper says on its own socket."""
 
+ShareOperation = AddShare | RemoveShare | RemountShares
+"""What may be asked of a running guest's shares."""
+
 Operation = (
-    ApplyPolicy | Stop | Pause | Resume | SetMemory | HoldStill | ResizeDisk | Watch | Attach
+    Stop
+    | Pause
+    | Resume
+    | SetMemory
+    | HoldStill
+    | ResizeDisk
+    | ApplyPolicy
+    | ShareOperation
+    | Watch
+    | Attach
 )
 """What may be asked of a keeper on its own socket."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.hypervisors.qemu.plan import QemuPlan, plan_qemu
+from innkeeper.hypervisors.qemu.shares import share_words
 from innkeeper.model.disk import AttachedDisk, Layer
 from innkeeper.model.firmware import Firmware, GuestFirmware
 from innkeeper.model.host import HostFacts
@@ -204,6 +205,17 @@ def _plan_layer(machine: Machine, image: Image, layout: Layout) -> Layer | None:
         over=image.digest,
         copy_of=image.root.path if copies else "",
     )
+
+
+def with_shares(plan: RunPlan, shares: SharePlan) -> RunPlan:
+    """The same run with other shares, where the guest had a device for them already."""
+    old, new = (" ".join(share_words(some, plan.image)) for some in (plan.shares, shares))
+    qemu = plan.qemu
+    if old:
+        cmdline = qemu.cmdline.replace(old, new, 1)
+        argv = tuple(cmdline if arg == qemu.cmdline else arg for arg in qemu.argv)
+        qemu = msgspec.structs.replace(qemu, cmdline=cmdline, argv=argv)
+    return msgspec.structs.replace(plan, shares=shares, qemu=qemu)
 
 
 def _plan_stages(machine: Machine, host: HostFacts, wait: Wait) -> tuple[Stage, ...]:

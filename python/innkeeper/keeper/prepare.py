@@ -87,8 +87,10 @@ def prepare_run(
     firmware = find_firmware(machine.firmware)
     check_zone(machine.timezone)
     disks = prepare_disks(machine, layout)
-    image = _choose_image(machine, layout, report, fstypes=needed_fstypes(machine, disks))
-    shares = prepare_shares(machine, image, qemu, layout, report=report)
+    stays = record is not None
+    fstypes = needed_fstypes(machine, disks)
+    image = _choose_image(machine, layout, report, stays=stays, fstypes=fstypes)
+    shares = prepare_shares(machine, image, qemu, layout, report=report, stays=stays)
     if firmware is not None:
         check_efi_stub(Path(image.kernel_source))
     verdict = choose_accelerator(
@@ -195,10 +197,13 @@ def _stored_image(machine: Machine, layout: Layout, report: Callable[[str], None
     return prepare_bundle(bundle, folder, layout.cache, report=report, flavour=machine.flavour)
 
 
-def _extra_drivers(machine: Machine, fstypes: tuple[FsType, ...]) -> tuple[str, ...]:
+def _extra_drivers(
+    machine: Machine, fstypes: tuple[FsType, ...], *, stays: bool
+) -> tuple[str, ...]:
     """What a machine needs of the tiny image beyond what all have."""
-    shared = SHARE_DRIVERS if machine.shares or machine.root == "host" else ()
-    return (*shared, *(("overlay",) if machine.root == "host" else ()), *fstypes)
+    whole_host = machine.root == "host"
+    shared = SHARE_DRIVERS if machine.shares or whole_host or stays else ()
+    return (*shared, *(("overlay",) if whole_host else ()), *fstypes)
 
 
 def _choose_image(
@@ -206,13 +211,13 @@ def _choose_image(
     layout: Layout,
     report: Callable[[str], None],
     *,
+    stays: bool,
     fstypes: tuple[FsType, ...],
 ) -> Image:
     if machine.image == TINY:
         kernel = Path(machine.kernel).absolute() if machine.kernel else None
-        image = prepare_tiny(
-            layout.cache, report=report, kernel=kernel, drivers=_extra_drivers(machine, fstypes)
-        )
+        drivers = _extra_drivers(machine, fstypes, stays=stays)
+        image = prepare_tiny(layout.cache, report=report, kernel=kernel, drivers=drivers)
     else:
         image = _stored_image(machine, layout, report)
     if machine.initrd is None and fstypes:

@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's shares: how they will be served, found out before the start, and their server."""
+"""A guest's shares: how they will be served, found out before the start."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from innkeeper.errors import HostError, InnError
 from innkeeper.model.host import QemuFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine
 from innkeeper.model.share import ServerFacts, Share, SharePlan
-from innkeeper.registry.layout import GuestFolder, Layout
-
-if TYPE_CHECKING:
-    from innkeeper.shares.serve import ShareServer
+from innkeeper.registry.layout import Layout
 
 
 def prepare_shares(
@@ -27,14 +22,17 @@ def prepare_shares(
     layout: Layout,
     *,
     report: Callable[[str], None],
+    stays: bool,
 ) -> SharePlan | None:
-    """How the shares of a machine will be served; None where it has none.
+    """How the shares of a machine will be served; None where it has none and will get none.
 
     :param report: is told where the transport is not the first choice.
+    :param stays: shares may be added while the guest runs, so it is prepared for them
+        where this host can serve any.
     :raise InnError: a shared folder is missing, or host or guest cannot do it.
     """
     whole_host = machine.root == "host"
-    if not machine.shares and not whole_host:
+    if not machine.shares and not whole_host and not stays:
         return None
     from innkeeper.shares.plan import check_notify, choose_transport, plan_server
     from innkeeper.shares.servers import ninep_facts, virtiofsd_facts
@@ -51,10 +49,15 @@ def prepare_shares(
         ninep = ninep_facts()
     except InnError as error:
         ninep = error
-    choice = choose_transport(qemu, image, virtiofsd, ninep, wish=machine.share_transport)
+    try:
+        choice = choose_transport(qemu, image, virtiofsd, ninep, wish=machine.share_transport)
+    except InnError:
+        if machine.shares or whole_host:
+            raise
+        return None
     if machine.notify:
         check_notify(choice, machine.shares)
-    if choice.fallback:
+    if choice.fallback and machine.shares:
         report(f"shares by {choice.reason}")
     return plan_server(
         choice,
@@ -85,21 +88,3 @@ def check_folder(share: Share) -> None:
             stage="shares",
             fix="make it, or take the share away",
         )
-
-
-def open_shares(
-    plan: SharePlan | None, folder: GuestFolder, stack: AsyncExitStack
-) -> ShareServer | None:
-    """The server of a guest's shares, ended by `stack`; None for a guest without shares.
-
-    :raise HostError: it cannot be started.
-    """
-    if plan is None:
-        return None
-    from innkeeper.shares.serve import start_server
-
-    path = folder.shares_socket if plan.transport == "virtiofs" else folder.shares_port
-    server = start_server(plan, path)
-    stack.callback(server.end)
-    server.watch()
-    return server

@@ -9,6 +9,7 @@ import msgspec
 
 from innkeeper.model.disk import DiskState
 from innkeeper.model.network import GuestNetwork
+from innkeeper.model.share import ShareReport
 
 State = Literal["created", "starting", "running", "paused", "stopping", "stopped", "failed"]
 
@@ -38,6 +39,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         only true in a runtime folder's record.
     :ivar disks: the disks of the last start; how full they are is only true in a runtime
         folder's record.
+    :ivar shares: of a running guest that has some, or may get some.
     :ivar starts: how often it was started; `restarts`, how often by its policy.
     """
 
@@ -58,6 +60,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     network: GuestNetwork | None = None
     forwards: dict[int, int] = {}
     disks: tuple[DiskState, ...] = ()
+    shares: ShareReport | None = None
     starts: int = 0
     restarts: int = 0
 

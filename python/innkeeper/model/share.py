@@ -92,6 +92,23 @@ class SharePlan(msgspec.Struct, frozen=True, kw_only=True):
     whole_host: bool = False
 
 
+class ShareReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The shares of a running guest, as its keeper tells of them.
+
+    :ivar server_pid: None while no server is needed, or it is lost.
+    :ivar restarts: how often one ended and was replaced.
+    :ivar fault: what was lost and could not be healed, for people; "" where all is well.
+    """
+
+    transport: ShareTransport
+    reason: str
+    cache: ShareCache
+    shares: tuple[Share, ...]
+    server_pid: int | None = None
+    restarts: int = 0
+    fault: str = ""
+
+
 def parse_share(text: str) -> Share:
     """A share as "HOST:GUEST[:ro|:rw]"; HOST may hold colons, GUEST may not.
 

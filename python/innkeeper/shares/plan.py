@@ -111,6 +111,19 @@ def check_notify(choice: Choice, shares: tuple[Share, ...]) -> None:
             )
 
 
+def check_device(qemu: QemuFacts) -> None:
+    """See that QEMU has a device for virtiofs.
+
+    :raise HostError: it has not.
+    """
+    if not any(device.startswith("vhost-user-fs") for device in qemu.devices):
+        raise HostError(
+            f"QEMU {qemu.version_text} at {qemu.path} has no vhost-user-fs device",
+            stage="shares",
+            fix="install Debian's qemu-system-x86, or name another in INN_QEMU",
+        )
+
+
 def _choose_ninep(image: Image, server: ServerFacts | InnError) -> Choice:
     if isinstance(server, InnError):
         raise server
@@ -122,12 +135,7 @@ def _choose_virtiofs(qemu: QemuFacts, image: Image, virtiofsd: ServerFacts | Inn
     if isinstance(virtiofsd, InnError):
         raise virtiofsd
     check_drivers(image, "virtiofs")
-    if not any(device.startswith("vhost-user-fs") for device in qemu.devices):
-        raise HostError(
-            f"QEMU {qemu.version_text} at {qemu.path} has no vhost-user-fs device",
-            stage="shares",
-            fix="install Debian's qemu-system-x86, or name another in INN_QEMU",
-        )
+    check_device(qemu)
     kind = "QEMU's own (C)" if virtiofsd.flavour == "c" else "Rust"
     return Choice(
         transport="virtiofs",
@@ -183,9 +191,12 @@ def server_argv(
     if server.flavour == "9p":
         return (server.path, "<fd>", folder, *(("root",) if uid == 0 else ()))
     if server.flavour == "c":
+        # Without a pool, requests that came together are answered last to first.
+        start = (server.path, "-f", "--fd=<fd>", "--thread-pool-size=1")
         mounts = ("announce_submounts",) if announce else ()
-        words = (f"source={folder}", "sandbox=chroot", *mounts, f"cache={_C_CACHE[cache]}")
-        return (server.path, "-f", "--fd=<fd>", *(part for word in words for part in ("-o", word)))
+        options = (f"source={folder}", "sandbox=chroot", *mounts, "log_level=warn")
+        words = (*options, f"cache={_C_CACHE[cache]}")
+        return (*start, *(part for word in words for part in ("-o", word)))
     return (
         server.path,
         "--fd=<fd>",

@@ -3,7 +3,7 @@
 
 ::
 
-    start_server() ──> ShareServer ──take_connection()──> QEMU ... end()──> reaped, all closed
+    start_server() ──> ShareServer ──take_connection()──> stand-in ... end()──> reaped, all closed
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONNECT_LIMIT_S = 5.0
 class ShareServer:
     """A server's process and our end of its connection.
 
-    :ivar connection: for QEMU; its taker closes it and sets it to None here.
+    Made by :func:`start_server`.
     """
 
     def __init__(
@@ -39,15 +39,10 @@ class ShareServer:
         :param path: of the listening socket, where it is there for the guest.
         """
         self.child = child
-        self.connection = connection
+        self._connection = connection
         self._path = path
         self._stderr = bytearray()
         self._exited: asyncio.Future[int] | None = None
-
-    @property
-    def descriptors(self) -> dict[str, int]:
-        """For QEMU, by their names in its plan."""
-        return {} if self.connection is None else {"shares": self.connection.fileno()}
 
     def watch(self) -> asyncio.Future[int]:
         """A future with the return code, set when the server ends."""
@@ -57,6 +52,20 @@ class ShareServer:
             loop.add_reader(self.child.pidfd, self._on_exit)
             loop.add_reader(self.child.stderr_fd, self._on_stderr)
         return self._exited
+
+    def take_connection(self) -> StreamSocket:
+        """The connection to the server, which is the taker's from then on. To be called once."""
+        assert self._connection is not None
+        taken, self._connection = self._connection, None
+        return taken
+
+    def evidence(self) -> tuple[str, ...]:
+        """How it ended, if it did, and what it said last."""
+        code = self.child.poll()
+        ended = () if code is None else (f"signal {-code}" if code < 0 else f"exit code {code}",)
+        # One that was killed has no word of it among its last ones.
+        said = () if code is not None and code < 0 else self.stderr_lines()[-4:]
+        return (*ended, *said)
 
     def stderr_lines(self) -> tuple[str, ...]:
         """What the server said on stderr so far (the first 16 KiB), for evidence."""
@@ -73,15 +82,11 @@ class ShareServer:
         code = self.child.end()
         if self._exited is not None and not self._exited.done():
             self._exited.set_result(code)
-        self.release_connection()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-    def release_connection(self) -> None:
-        """Close our end of the connection, if it is still ours. Idempotent."""
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self.child.pidfd)
@@ -131,9 +136,6 @@ def start_server(plan: SharePlan, socket_path: Path) -> ShareServer:
 
 def _connect(path: Path) -> StreamSocket:
     try:
-        connection = connect_unix(path, timeout_s=_CONNECT_LIMIT_S)
+        return connect_unix(path, timeout_s=_CONNECT_LIMIT_S)
     finally:
         path.unlink(missing_ok=True)
-    # QEMU wants it as it is by default.
-    connection.settimeout(None)
-    return connection

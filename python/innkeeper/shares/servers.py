@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,7 @@ import msgspec
 from innkeeper._version import __version__
 from innkeeper.errors import HostError, MissingProgram
 from innkeeper.model.share import ServerFacts
+from innkeeper.system import share_sandbox
 from innkeeper.system.files import write_atomic
 from innkeeper.system.process import Completed, find_program, run_tool
 
@@ -76,6 +79,25 @@ def virtiofsd_facts(cache_dir: Path) -> ServerFacts:
     with contextlib.suppress(HostError):
         write_atomic(remembered, msgspec.json.encode(_Remembered(identity, facts)))
     return facts
+
+
+def try_namespaces(uid: int) -> None:
+    """Make the namespaces of a share server once, with nothing in them.
+
+    :raise HostError: this host does not let this user.
+    """
+    mapping = "host" if uid == 0 else "user"
+    with tempfile.TemporaryDirectory() as root:
+        argv = [sys.executable, "-I", "-S", share_sandbox.__file__, "serve", root, mapping, "--"]
+        done = run_tool([*argv, "/bin/true"], stage="shares", timeout_s=_TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        raise HostError(
+            "this host lets no share server have namespaces of its own",
+            stage="shares",
+            evidence=done.error_lines(1),
+            fix="sysctl kernel.unprivileged_userns_clone=1 and user.max_user_namespaces "
+            "above 0 let users; a container needs CAP_SYS_ADMIN",
+        )
 
 
 def parse_facts(path: str, done: Completed) -> ServerFacts:

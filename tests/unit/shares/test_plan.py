@@ -8,10 +8,13 @@ import pytest
 
 from innkeeper.errors import HostError, MissingProgram
 from innkeeper.hypervisors.qemu.plan import plan_qemu
+from innkeeper.keeper.plan import plan_run, with_shares
 from innkeeper.model.host import HostFacts, QemuFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine
 from innkeeper.model.share import ServerFacts, SharePlan, parse_share
+from innkeeper.registry.layout import Layout
+from innkeeper.shares import servers
 from innkeeper.shares.plan import choose_transport, plan_server, sandbox_argv
 from innkeeper.shares.servers import parse_facts
 from innkeeper.system.process import Completed
@@ -47,9 +50,9 @@ def plan(qemu: QemuFacts, server: ServerFacts, *shares: str, uid: int = 1000) ->
 
 def test_the_server_written_in_c(qemu: QemuFacts) -> None:
     assert plan(qemu, C_SERVER).server == (
-        *("/usr/lib/qemu/virtiofsd", "-f", "--fd=<fd>"),
+        *("/usr/lib/qemu/virtiofsd", "-f", "--fd=<fd>", "--thread-pool-size=1"),
         *("-o", "source=/run/inn/box/shares/view", "-o", "sandbox=chroot"),
-        *("-o", "announce_submounts", "-o", "cache=none"),
+        *("-o", "announce_submounts", "-o", "log_level=warn", "-o", "cache=none"),
     )
 
 
@@ -169,3 +172,35 @@ def test_one_for_another_c_library_is_refused() -> None:
     assert "reinstall" in caught.value.fix
     with pytest.raises(HostError, match="no virtiofsd"):
         parse_facts("/v", Completed(0, b"hello\n", b""))
+
+
+def test_one_that_was_killed_or_lacks_a_library_is_refused() -> None:
+    for done in (
+        Completed(127, b"", b"error: libseccomp.so.2: not found\n"),
+        Completed(-9, b"", b""),
+    ):
+        with pytest.raises(HostError, match="failed with exit code") as caught:
+            parse_facts("/v", done)
+        assert caught.value.evidence
+
+
+def test_a_host_without_namespaces_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Completed(1, b"", b"make namespaces: Operation not permitted\n")
+    monkeypatch.setattr(servers, "run_tool", lambda *_, **__: refused)
+    with pytest.raises(HostError, match="no share server have namespaces") as caught:
+        servers.try_namespaces(1000)
+    assert "Operation not permitted" in caught.value.evidence[0]
+
+
+def test_a_guest_that_starts_again_has_the_shares_of_now(
+    host: HostFacts, qemu: QemuFacts, image: Image
+) -> None:
+    facts = msgspec.structs.replace(host, qemu=qemu)
+    layout = Layout(runtime_dir="/run/inn", cache_dir="/c", state_dir="/s")
+    before, after = plan(qemu, C_SERVER, "/x:/a"), plan(qemu, C_SERVER, "/y:/b c", "/z:/d")
+    machine = Machine(name="box", append=("inn.share=kept",))
+    made = plan_run(machine, image, facts, layout, wait="agent", shares=before)
+    again = with_shares(made, after)
+    fresh = plan_run(machine, image, facts, layout, wait="agent", shares=after)
+    assert again == fresh
+    assert with_shares(again, before) == made

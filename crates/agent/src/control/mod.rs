@@ -7,6 +7,7 @@ pub mod network;
 mod ninep;
 mod resize;
 mod resolv;
+mod shares;
 pub mod shutdown;
 pub mod targets;
 mod time;
@@ -154,6 +155,24 @@ impl Maitred for Control {
             size_bytes: *resized.as_ref().unwrap_or(&0),
             error: number(resized),
         }))
+    }
+
+    async fn attach_shares(
+        &self,
+        request: Request<proto::AttachSharesRequest>,
+    ) -> Result<Response<proto::AttachSharesResponse>, Status> {
+        shares::attach(&self.agent, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn detach_share(
+        &self,
+        request: Request<proto::DetachShareRequest>,
+    ) -> Result<Response<proto::DetachShareResponse>, Status> {
+        shares::detach(&self.agent, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn configure_network(

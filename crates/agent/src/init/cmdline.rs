@@ -2,6 +2,7 @@
 //! The kernel command line's `inn.` parameters.
 
 use crate::disks::Disk;
+use crate::shares::{Place, Shares, Transport};
 
 /// Longest host name the kernel takes.
 const MAX_HOSTNAME: usize = 64;
@@ -83,24 +84,6 @@ pub enum Overlay {
     Keep(String),
 }
 
-/// Folders of the host, and how they come here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shares {
-    /// `inn.shares=`
-    pub transport: Transport,
-    /// `inn.share=`, in order: a key of the transport's tree, and where it is mounted.
-    pub places: Vec<(String, String)>,
-}
-
-/// How shares come from the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Transport {
-    /// `virtiofs:TAG`
-    Virtiofs(String),
-    /// `9p:PORT,CACHE`: a server behind a vsock port of the host.
-    Ninep(u32, String),
-}
-
 /// Reads /proc/cmdline.
 pub fn read() -> Cmdline {
     parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default())
@@ -123,9 +106,10 @@ fn parse(text: &str) -> Cmdline {
         } else if let Some(what) = word.strip_prefix("inn.units=") {
             cmdline.units_off = what == "off";
         } else if let Some(value) = word.strip_prefix("inn.shares=") {
-            shares = parse_transport(value);
+            shares = Transport::parse(value);
         } else if let Some(value) = word.strip_prefix("inn.share=") {
-            places.extend(parse_place(value));
+            let place = value.split_once(':');
+            places.extend(place.and_then(|(key, path)| Place::new(key, path)));
         } else if let Some(disk) = word.strip_prefix("inn.disk=") {
             cmdline.disks.extend(Disk::parse(disk));
         } else if word == "--" {
@@ -205,26 +189,6 @@ fn parse_source(value: &str) -> Option<Source> {
         }
         _ => None,
     }
-}
-
-fn parse_transport(value: &str) -> Option<Transport> {
-    match value.split_once(':')? {
-        ("virtiofs", tag) if !tag.is_empty() => Some(Transport::Virtiofs(tag.to_owned())),
-        ("9p", where_to) => {
-            let (port, cache) = where_to.split_once(',').unwrap_or((where_to, "none"));
-            let is_word = cache.bytes().all(|byte| byte.is_ascii_lowercase());
-            let port = port.parse().ok().filter(|_| is_word)?;
-            Some(Transport::Ninep(port, cache.to_owned()))
-        }
-        _ => None,
-    }
-}
-
-/// `KEY:/path`, where the key is a name the host made.
-fn parse_place(value: &str) -> Option<(String, String)> {
-    let (key, path) = value.split_once(':')?;
-    let is_name = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_name && path.starts_with('/')).then(|| (key.to_owned(), path.to_owned()))
 }
 
 fn parse_tools(value: &str) -> Option<Tools> {
@@ -353,7 +317,7 @@ mod tests {
              inn.share=1b:/d",
         );
         let places = [("0a", "/a b:c"), ("1b", "/d")]
-            .map(|(key, path)| (key.to_owned(), path.to_owned()))
+            .map(|(key, path)| Place::new(key, path).unwrap())
             .to_vec();
         let transport = Transport::Virtiofs("tag".to_owned());
         assert_eq!(cmdline.shares, Some(Shares { transport, places }));

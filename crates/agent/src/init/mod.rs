@@ -7,7 +7,6 @@ mod foreign;
 pub mod modules;
 mod mounts;
 mod root;
-mod shares;
 mod system;
 
 use std::io;
@@ -20,6 +19,7 @@ use crate::console;
 use crate::disks::report::Report;
 use crate::disks::{self, Disk};
 use crate::failures::describe;
+use crate::shares;
 use crate::transport::Transport;
 
 /// Sets the guest up; returns how to serve and what went wrong.
@@ -51,7 +51,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
         }
     }
     if let Some(shares) = &cmdline.shares {
-        insist("share", shares::mount_places(shares), &mut problems);
+        insist("share", shares::attach(shares), &mut problems);
     }
     if let Some(init) = cmdline.root.as_ref().and_then(|root| root.init.as_deref()) {
         insist("init", Err(root::hand_over(init)), &mut problems);

@@ -127,7 +127,7 @@ fn mount_source(root: &Root, target: &str) -> io::Result<()> {
 
 /// The host serves it read-only, so the mount need not be.
 fn bind_share(name: &str, target: &str) -> io::Result<()> {
-    let source = format!("{}/{name}", super::shares::TREE);
+    let source = format!("{}/{name}", crate::shares::TREE);
     mount(Some(source.as_str()), target, NONE, MsFlags::MS_BIND, NONE)
         .map_err(|errno| failed(&format!("mount the share {name}"), errno))
 }

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n innkeeper/agent/pb/maitred.proto\x12\x08vm_tools\"\x0e\n\x0c\x45mptyMessage\"2\n\x18GetKernelVersionResponse\x12\x16\n\x0ekernel_version\x18\x01 \x01(\t\"\xc3\x01\n\x14LaunchProcessRequest\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12\x34\n\x03\x65nv\x18\x02 \x03(\x0b\x32\'.vm_tools.LaunchProcessRequest.EnvEntry\x12\x0f\n\x07respawn\x18\x03 \x01(\x08\x12\x13\n\x0buse_console\x18\x04 \x01(\x08\x12\x15\n\rwait_for_exit\x18\x05 \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x15LaunchProcessResponse\x12\'\n\x06status\x18\x01 \x01(\x0e\x32\x17.vm_tools.ProcessStatus\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x11\x12\x0e\n\x06output\x18\x03 \x01(\x0c\"\xa7\x01\n\x0cMountRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06\x66stype\x18\x03 \x01(\t\x12\x12\n\nmountflags\x18\x04 \x01(\x04\x12\x0f\n\x07options\x18\x05 \x01(\t\x12\x15\n\rcreate_target\x18\x06 \x01(\x08\x12\x13\n\x0bpermissions\x18\x07 \x01(\r\x12\x16\n\x0emkfs_if_needed\x18\x08 \x01(\x08\"\x1e\n\rMountResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\x05\"\x87\x01\n\x0eMount9PRequest\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\r\n\x05\x61name\x18\x04 \x01(\t\x12\x13\n\x0bmsize_bytes\x18\x05 \x01(\r\x12 \n\x05\x63\x61\x63he\x18\x06 \x01(\x0e\x32\x11.vm_tools.Cache9P\".\n\x0eUnmountRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04lazy\x18\x02 \x01(\x08\" \n\x0fUnmountResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\x05\"=\n\x17ResizeFilesystemRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"=\n\x18ResizeFilesystemResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\x05\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"?\n\nIPv4Config\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x07\x12\x0f\n\x07netmask\x18\x02 \x01(\x07\x12\x0f\n\x07gateway\x18\x03 \x01(\x07\";\n\x0cResolvConfig\x12\x13\n\x0bnameservers\x18\x01 \x03(\t\x12\x16\n\x0esearch_domains\x18\x02 \x03(\t\"p\n\x14NetworkConfigRequest\x12)\n\x0bipv4_config\x18\x01 \x01(\x0b\x32\x14.vm_tools.IPv4Config\x12-\n\rresolv_config\x18\x02 \x01(\x0b\x32\x16.vm_tools.ResolvConfig\"G\n\x16SetResolvConfigRequest\x12-\n\rresolv_config\x18\x01 \x01(\x0b\x32\x16.vm_tools.ResolvConfig\"0\n\x0eSetTimeRequest\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"@\n\x16ListeningPortsResponse\x12&\n\x05ports\x18\x01 \x03(\x0b\x32\x17.vm_tools.ListeningPort\"j\n\rListeningPort\x12(\n\x08protocol\x18\x01 \x01(\x0e\x32\x16.vm_tools.PortProtocol\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08loopback\x18\x04 \x01(\x08\"+\n\x12SetTimezoneRequest\x12\x15\n\rtimezone_name\x18\x01 \x01(\t*P\n\rProcessStatus\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06\x45XITED\x10\x01\x12\x0c\n\x08SIGNALED\x10\x02\x12\x0c\n\x08LAUNCHED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04*C\n\x07\x43\x61\x63he9P\x12\x11\n\rCACHE_9P_NONE\x10\x00\x12\x11\n\rCACHE_9P_MMAP\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_9P_LOOSE\x10\x02*W\n\x0cPortProtocol\x12\x19\n\x15PORT_PROTOCOL_UNKNOWN\x10\x00\x12\x15\n\x11PORT_PROTOCOL_TCP\x10\x01\x12\x15\n\x11PORT_PROTOCOL_UDP\x10\x02\x32\xe1\x06\n\x07Maitred\x12N\n\x10GetKernelVersion\x12\x16.vm_tools.EmptyMessage\x1a\".vm_tools.GetKernelVersionResponse\x12P\n\rLaunchProcess\x12\x1e.vm_tools.LaunchProcessRequest\x1a\x1f.vm_tools.LaunchProcessResponse\x12\x38\n\x05Mount\x12\x16.vm_tools.MountRequest\x1a\x17.vm_tools.MountResponse\x12<\n\x07Mount9P\x12\x18.vm_tools.Mount9PRequest\x1a\x17.vm_tools.MountResponse\x12>\n\x07Unmount\x12\x18.vm_tools.UnmountRequest\x1a\x19.vm_tools.UnmountResponse\x12Y\n\x10ResizeFilesystem\x12!.vm_tools.ResizeFilesystemRequest\x1a\".vm_tools.ResizeFilesystemResponse\x12J\n\x10\x43onfigureNetwork\x12\x1e.vm_tools.NetworkConfigRequest\x1a\x16.vm_tools.EmptyMessage\x12K\n\x0fSetResolvConfig\x12 .vm_tools.SetResolvConfigRequest\x1a\x16.vm_tools.EmptyMessage\x12;\n\x07SetTime\x12\x18.vm_tools.SetTimeRequest\x1a\x16.vm_tools.EmptyMessage\x12\x43\n\x0bSetTimezone\x12\x1c.vm_tools.SetTimezoneRequest\x1a\x16.vm_tools.EmptyMessage\x12J\n\x0eListeningPorts\x12\x16.vm_tools.EmptyMessage\x1a .vm_tools.ListeningPortsResponse\x12:\n\x08Shutdown\x12\x16.vm_tools.EmptyMessage\x1a\x16.vm_tools.EmptyMessageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n innkeeper/agent/pb/maitred.proto\x12\x08vm_tools\"\x0e\n\x0c\x45mptyMessage\"2\n\x18GetKernelVersionResponse\x12\x16\n\x0ekernel_version\x18\x01 \x01(\t\"\xc3\x01\n\x14LaunchProcessRequest\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12\x34\n\x03\x65nv\x18\x02 \x03(\x0b\x32\'.vm_tools.LaunchProcessRequest.EnvEntry\x12\x0f\n\x07respawn\x18\x03 \x01(\x08\x12\x13\n\x0buse_console\x18\x04 \x01(\x08\x12\x15\n\rwait_for_exit\x18\x05 \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x15LaunchProcessResponse\x12\'\n\x06status\x18\x01 \x01(\x0e\x32\x17.vm_tools.ProcessStatus\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x11\x12\x0e\n\x06output\x18\x03 \x01(\x0c\"\xa7\x01\n\x0cMountRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06\x66stype\x18\x03 \x01(\t\x12\x12\n\nmountflags\x18\x04 \x01(\x04\x12\x0f\n\x07options\x18\x05 \x01(\t\x12\x15\n\rcreate_target\x18\x06 \x01(\x08\x12\x13\n\x0bpermissions\x18\x07 \x01(\r\x12\x16\n\x0emkfs_if_needed\x18\x08 \x01(\x08\"\x1e\n\rMountResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\x05\"\x87\x01\n\x0eMount9PRequest\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\r\n\x05\x61name\x18\x04 \x01(\t\x12\x13\n\x0bmsize_bytes\x18\x05 \x01(\r\x12 \n\x05\x63\x61\x63he\x18\x06 \x01(\x0e\x32\x11.vm_tools.Cache9P\".\n\x0eUnmountRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04lazy\x18\x02 \x01(\x08\" \n\x0fUnmountResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\x05\"=\n\x17ResizeFilesystemRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"=\n\x18ResizeFilesystemResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\x05\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\\\n\x13\x41ttachSharesRequest\x12\x11\n\ttransport\x18\x01 \x01(\t\x12$\n\x06places\x18\x02 \x03(\x0b\x32\x14.vm_tools.SharePlace\x12\x0c\n\x04\x61new\x18\x03 \x01(\x08\"\'\n\nSharePlace\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"%\n\x14\x41ttachSharesResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"V\n\x12\x44\x65tachShareRequest\x12#\n\x05place\x18\x01 \x01(\x0b\x32\x14.vm_tools.SharePlace\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0c\n\x04kill\x18\x03 \x01(\x08\"L\n\x13\x44\x65tachShareResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\x05\x12&\n\x07holders\x18\x02 \x03(\x0b\x32\x15.vm_tools.ShareHolder\"6\n\x0bShareHolder\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\"?\n\nIPv4Config\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x07\x12\x0f\n\x07netmask\x18\x02 \x01(\x07\x12\x0f\n\x07gateway\x18\x03 \x01(\x07\";\n\x0cResolvConfig\x12\x13\n\x0bnameservers\x18\x01 \x03(\t\x12\x16\n\x0esearch_domains\x18\x02 \x03(\t\"p\n\x14NetworkConfigRequest\x12)\n\x0bipv4_config\x18\x01 \x01(\x0b\x32\x14.vm_tools.IPv4Config\x12-\n\rresolv_config\x18\x02 \x01(\x0b\x32\x16.vm_tools.ResolvConfig\"G\n\x16SetResolvConfigRequest\x12-\n\rresolv_config\x18\x01 \x01(\x0b\x32\x16.vm_tools.ResolvConfig\"0\n\x0eSetTimeRequest\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"@\n\x16ListeningPortsResponse\x12&\n\x05ports\x18\x01 \x03(\x0b\x32\x17.vm_tools.ListeningPort\"j\n\rListeningPort\x12(\n\x08protocol\x18\x01 \x01(\x0e\x32\x16.vm_tools.PortProtocol\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08loopback\x18\x04 \x01(\x08\"+\n\x12SetTimezoneRequest\x12\x15\n\rtimezone_name\x18\x01 \x01(\t*P\n\rProcessStatus\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06\x45XITED\x10\x01\x12\x0c\n\x08SIGNALED\x10\x02\x12\x0c\n\x08LAUNCHED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04*C\n\x07\x43\x61\x63he9P\x12\x11\n\rCACHE_9P_NONE\x10\x00\x12\x11\n\rCACHE_9P_MMAP\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_9P_LOOSE\x10\x02*W\n\x0cPortProtocol\x12\x19\n\x15PORT_PROTOCOL_UNKNOWN\x10\x00\x12\x15\n\x11PORT_PROTOCOL_TCP\x10\x01\x12\x15\n\x11PORT_PROTOCOL_UDP\x10\x02\x32\xfc\x07\n\x07Maitred\x12N\n\x10GetKernelVersion\x12\x16.vm_tools.EmptyMessage\x1a\".vm_tools.GetKernelVersionResponse\x12P\n\rLaunchProcess\x12\x1e.vm_tools.LaunchProcessRequest\x1a\x1f.vm_tools.LaunchProcessResponse\x12\x38\n\x05Mount\x12\x16.vm_tools.MountRequest\x1a\x17.vm_tools.MountResponse\x12<\n\x07Mount9P\x12\x18.vm_tools.Mount9PRequest\x1a\x17.vm_tools.MountResponse\x12>\n\x07Unmount\x12\x18.vm_tools.UnmountRequest\x1a\x19.vm_tools.UnmountResponse\x12Y\n\x10ResizeFilesystem\x12!.vm_tools.ResizeFilesystemRequest\x1a\".vm_tools.ResizeFilesystemResponse\x12M\n\x0c\x41ttachShares\x12\x1d.vm_tools.AttachSharesRequest\x1a\x1e.vm_tools.AttachSharesResponse\x12J\n\x0b\x44\x65tachShare\x12\x1c.vm_tools.DetachShareRequest\x1a\x1d.vm_tools.DetachShareResponse\x12J\n\x10\x43onfigureNetwork\x12\x1e.vm_tools.NetworkConfigRequest\x1a\x16.vm_tools.EmptyMessage\x12K\n\x0fSetResolvConfig\x12 .vm_tools.SetResolvConfigRequest\x1a\x16.vm_tools.EmptyMessage\x12;\n\x07SetTime\x12\x18.vm_tools.SetTimeRequest\x1a\x16.vm_tools.EmptyMessage\x12\x43\n\x0bSetTimezone\x12\x1c.vm_tools.SetTimezoneRequest\x1a\x16.vm_tools.EmptyMessage\x12J\n\x0eListeningPorts\x12\x16.vm_tools.EmptyMessage\x1a .vm_tools.ListeningPortsResponse\x12:\n\x08Shutdown\x12\x16.vm_tools.EmptyMessage\x1a\x16.vm_tools.EmptyMessageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LAUNCHPROCESSREQUEST_ENVENTRY']._loaded_options = None
   _globals['_LAUNCHPROCESSREQUEST_ENVENTRY']._serialized_options = b'8\001'
-  _globals['_PROCESSSTATUS']._serialized_start=1538
-  _globals['_PROCESSSTATUS']._serialized_end=1618
-  _globals['_CACHE9P']._serialized_start=1620
-  _globals['_CACHE9P']._serialized_end=1687
-  _globals['_PORTPROTOCOL']._serialized_start=1689
-  _globals['_PORTPROTOCOL']._serialized_end=1776
+  _globals['_PROCESSSTATUS']._serialized_start=1934
+  _globals['_PROCESSSTATUS']._serialized_end=2014
+  _globals['_CACHE9P']._serialized_start=2016
+  _globals['_CACHE9P']._serialized_end=2083
+  _globals['_PORTPROTOCOL']._serialized_start=2085
+  _globals['_PORTPROTOCOL']._serialized_end=2172
   _globals['_EMPTYMESSAGE']._serialized_start=46
   _globals['_EMPTYMESSAGE']._serialized_end=60
   _globals['_GETKERNELVERSIONRESPONSE']._serialized_start=62
@@ -63,22 +63,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESIZEFILESYSTEMREQUEST']._serialized_end=891
   _globals['_RESIZEFILESYSTEMRESPONSE']._serialized_start=893
   _globals['_RESIZEFILESYSTEMRESPONSE']._serialized_end=954
-  _globals['_IPV4CONFIG']._serialized_start=956
-  _globals['_IPV4CONFIG']._serialized_end=1019
-  _globals['_RESOLVCONFIG']._serialized_start=1021
-  _globals['_RESOLVCONFIG']._serialized_end=1080
-  _globals['_NETWORKCONFIGREQUEST']._serialized_start=1082
-  _globals['_NETWORKCONFIGREQUEST']._serialized_end=1194
-  _globals['_SETRESOLVCONFIGREQUEST']._serialized_start=1196
-  _globals['_SETRESOLVCONFIGREQUEST']._serialized_end=1267
-  _globals['_SETTIMEREQUEST']._serialized_start=1269
-  _globals['_SETTIMEREQUEST']._serialized_end=1317
-  _globals['_LISTENINGPORTSRESPONSE']._serialized_start=1319
-  _globals['_LISTENINGPORTSRESPONSE']._serialized_end=1383
-  _globals['_LISTENINGPORT']._serialized_start=1385
-  _globals['_LISTENINGPORT']._serialized_end=1491
-  _globals['_SETTIMEZONEREQUEST']._serialized_start=1493
-  _globals['_SETTIMEZONEREQUEST']._serialized_end=1536
-  _globals['_MAITRED']._serialized_start=1779
-  _globals['_MAITRED']._serialized_end=2644
+  _globals['_ATTACHSHARESREQUEST']._serialized_start=956
+  _globals['_ATTACHSHARESREQUEST']._serialized_end=1048
+  _globals['_SHAREPLACE']._serialized_start=1050
+  _globals['_SHAREPLACE']._serialized_end=1089
+  _globals['_ATTACHSHARESRESPONSE']._serialized_start=1091
+  _globals['_ATTACHSHARESRESPONSE']._serialized_end=1128
+  _globals['_DETACHSHAREREQUEST']._serialized_start=1130
+  _globals['_DETACHSHAREREQUEST']._serialized_end=1216
+  _globals['_DETACHSHARERESPONSE']._serialized_start=1218
+  _globals['_DETACHSHARERESPONSE']._serialized_end=1294
+  _globals['_SHAREHOLDER']._serialized_start=1296
+  _globals['_SHAREHOLDER']._serialized_end=1350
+  _globals['_IPV4CONFIG']._serialized_start=1352
+  _globals['_IPV4CONFIG']._serialized_end=1415
+  _globals['_RESOLVCONFIG']._serialized_start=1417
+  _globals['_RESOLVCONFIG']._serialized_end=1476
+  _globals['_NETWORKCONFIGREQUEST']._serialized_start=1478
+  _globals['_NETWORKCONFIGREQUEST']._serialized_end=1590
+  _globals['_SETRESOLVCONFIGREQUEST']._serialized_start=1592
+  _globals['_SETRESOLVCONFIGREQUEST']._serialized_end=1663
+  _globals['_SETTIMEREQUEST']._serialized_start=1665
+  _globals['_SETTIMEREQUEST']._serialized_end=1713
+  _globals['_LISTENINGPORTSRESPONSE']._serialized_start=1715
+  _globals['_LISTENINGPORTSRESPONSE']._serialized_end=1779
+  _globals['_LISTENINGPORT']._serialized_start=1781
+  _globals['_LISTENINGPORT']._serialized_end=1887
+  _globals['_SETTIMEZONEREQUEST']._serialized_start=1889
+  _globals['_SETTIMEZONEREQUEST']._serialized_end=1932
+  _globals['_MAITRED']._serialized_start=2175
+  _globals['_MAITRED']._serialized_end=3195
 # @@protoc_insertion_point(module_scope)

@@ -404,6 +404,160 @@ class ResizeFilesystemResponse(_message.Message):
 Global___ResizeFilesystemResponse: _TypeAlias = ResizeFilesystemResponse  # noqa: Y015
 
 @_typing.final
+class AttachSharesRequest(_message.Message):
+    """Folders of the host, as on the kernel command line (`inn.shares`, `inn.share`)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    ANEW_FIELD_NUMBER: _builtins.int
+    transport: _builtins.str
+    """"virtiofs:TAG" """
+    anew: _builtins.bool
+    """All that are there, mounted anew: the server lost what it knew."""
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___SharePlace]: ...
+    def __init__(
+        self,
+        *,
+        transport: _builtins.str = ...,
+        places: _abc.Iterable[Global___SharePlace] | None = ...,
+        anew: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anew", b"anew", "places", b"places", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachSharesRequest: _TypeAlias = AttachSharesRequest  # noqa: Y015
+
+@_typing.final
+class SharePlace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """A name below the transport's tree."""
+    path: _builtins.str
+    """Absolute; made where it is missing."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharePlace: _TypeAlias = SharePlace  # noqa: Y015
+
+@_typing.final
+class AttachSharesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    """What failed, empty on success."""
+    def __init__(
+        self,
+        *,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachSharesResponse: _TypeAlias = AttachSharesResponse  # noqa: Y015
+
+@_typing.final
+class DetachShareRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    KILL_FIELD_NUMBER: _builtins.int
+    force: _builtins.bool
+    """Also a busy one; who uses it goes on with it."""
+    kill: _builtins.bool
+    """Kill who uses it first."""
+    @_builtins.property
+    def place(self) -> Global___SharePlace: ...
+    def __init__(
+        self,
+        *,
+        place: Global___SharePlace | None = ...,
+        force: _builtins.bool = ...,
+        kill: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "kill", b"kill", "place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachShareRequest: _TypeAlias = DetachShareRequest  # noqa: Y015
+
+@_typing.final
+class DetachShareResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    error: _builtins.int
+    """errno, 0 on success."""
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShareHolder]:
+        """Who uses it, on EBUSY; at most 16."""
+
+    def __init__(
+        self,
+        *,
+        error: _builtins.int = ...,
+        holders: _abc.Iterable[Global___ShareHolder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "holders", b"holders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachShareResponse: _TypeAlias = DetachShareResponse  # noqa: Y015
+
+@_typing.final
+class ShareHolder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    name: _builtins.str
+    what: _builtins.str
+    """"cwd", "root", "exe", "fd 3" or "a mapping"."""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        name: _builtins.str = ...,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pid", b"pid", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareHolder: _TypeAlias = ShareHolder  # noqa: Y015
+
+@_typing.final
 class IPv4Config(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

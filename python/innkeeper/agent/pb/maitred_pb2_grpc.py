@@ -64,6 +64,16 @@ class MaitredStub:
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemRequest.SerializeToString,
                 response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemResponse.FromString,
                 _registered_method=True)
+        self.AttachShares = channel.unary_unary(
+                '/vm_tools.Maitred/AttachShares',
+                request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.AttachSharesRequest.SerializeToString,
+                response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.AttachSharesResponse.FromString,
+                _registered_method=True)
+        self.DetachShare = channel.unary_unary(
+                '/vm_tools.Maitred/DetachShare',
+                request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.DetachShareRequest.SerializeToString,
+                response_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.DetachShareResponse.FromString,
+                _registered_method=True)
         self.ConfigureNetwork = channel.unary_unary(
                 '/vm_tools.Maitred/ConfigureNetwork',
                 request_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.NetworkConfigRequest.SerializeToString,
@@ -131,6 +141,19 @@ class MaitredServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResizeFilesystem(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachShares(self, request, context):
+        """Extensions of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachShare(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +228,16 @@ def add_MaitredServicer_to_server(servicer, server):
                     servicer.ResizeFilesystem,
                     request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemRequest.FromString,
                     response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemResponse.SerializeToString,
+            ),
+            'AttachShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttachShares,
+                    request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.AttachSharesRequest.FromString,
+                    response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.AttachSharesResponse.SerializeToString,
+            ),
+            'DetachShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachShare,
+                    request_deserializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.DetachShareRequest.FromString,
+                    response_serializer=innkeeper_dot_agent_dot_pb_dot_maitred__pb2.DetachShareResponse.SerializeToString,
             ),
             'ConfigureNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfigureNetwork,
@@ -399,6 +432,60 @@ class Maitred:
             '/vm_tools.Maitred/ResizeFilesystem',
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemRequest.SerializeToString,
             innkeeper_dot_agent_dot_pb_dot_maitred__pb2.ResizeFilesystemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vm_tools.Maitred/AttachShares',
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.AttachSharesRequest.SerializeToString,
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.AttachSharesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachShare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vm_tools.Maitred/DetachShare',
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.DetachShareRequest.SerializeToString,
+            innkeeper_dot_agent_dot_pb_dot_maitred__pb2.DetachShareResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,9 @@ class MaitredStub:
     Unmount: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.UnmountRequest, _maitred_pb2.UnmountResponse]
     """Extensions of ours."""
     ResizeFilesystem: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.ResizeFilesystemRequest, _maitred_pb2.ResizeFilesystemResponse]
+    AttachShares: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.AttachSharesRequest, _maitred_pb2.AttachSharesResponse]
+    """Extensions of ours."""
+    DetachShare: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.DetachShareRequest, _maitred_pb2.DetachShareResponse]
     ConfigureNetwork: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]
     SetResolvConfig: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]
     SetTime: _grpc.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]
@@ -60,6 +63,9 @@ class MaitredAsyncStub(MaitredStub):
     Unmount: _aio.UnaryUnaryMultiCallable[_maitred_pb2.UnmountRequest, _maitred_pb2.UnmountResponse]  # type: ignore[assignment]
     """Extensions of ours."""
     ResizeFilesystem: _aio.UnaryUnaryMultiCallable[_maitred_pb2.ResizeFilesystemRequest, _maitred_pb2.ResizeFilesystemResponse]  # type: ignore[assignment]
+    AttachShares: _aio.UnaryUnaryMultiCallable[_maitred_pb2.AttachSharesRequest, _maitred_pb2.AttachSharesResponse]  # type: ignore[assignment]
+    """Extensions of ours."""
+    DetachShare: _aio.UnaryUnaryMultiCallable[_maitred_pb2.DetachShareRequest, _maitred_pb2.DetachShareResponse]  # type: ignore[assignment]
     ConfigureNetwork: _aio.UnaryUnaryMultiCallable[_maitred_pb2.NetworkConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetResolvConfig: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetResolvConfigRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
     SetTime: _aio.UnaryUnaryMultiCallable[_maitred_pb2.SetTimeRequest, _maitred_pb2.EmptyMessage]  # type: ignore[assignment]
@@ -111,6 +117,21 @@ class MaitredServicer(metaclass=_abc_1.ABCMeta):
         request: _maitred_pb2.ResizeFilesystemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_maitred_pb2.ResizeFilesystemResponse, _abc.Awaitable[_maitred_pb2.ResizeFilesystemResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AttachShares(
+        self,
+        request: _maitred_pb2.AttachSharesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maitred_pb2.AttachSharesResponse, _abc.Awaitable[_maitred_pb2.AttachSharesResponse]]:
+        """Extensions of ours."""
+
+    @_abc_1.abstractmethod
+    def DetachShare(
+        self,
+        request: _maitred_pb2.DetachShareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maitred_pb2.DetachShareResponse, _abc.Awaitable[_maitred_pb2.DetachShareResponse]]: ...
 
     @_abc_1.abstractmethod
     def ConfigureNetwork(

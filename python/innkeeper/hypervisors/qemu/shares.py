@@ -46,8 +46,13 @@ def share_words(plan: SharePlan | None, image: Image) -> tuple[str, ...]:
     if plan is None or not image.agent:
         return ()
     places = (f'inn.share="{share.key}:{share.guest}"' for share in plan.shares)
+    return (f"inn.shares={transport_word(plan)}", *places)
+
+
+def transport_word(plan: SharePlan) -> str:
+    """By what the agent reaches the server."""
     where = TAG if plan.transport == "virtiofs" else f"{NINEP_PORT},{_NINEP_CACHE[plan.cache]}"
-    return (f"inn.shares={plan.transport}:{where}", *places)
+    return f"{plan.transport}:{where}"
 
 
 def share_modules(plan: SharePlan | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from innkeeper._version import __version__
 if TYPE_CHECKING:
     from innkeeper.api.aio import AsyncGuestProcess, AsyncMachine
     from innkeeper.api.completed import CompletedExec, ExecError
+    from innkeeper.api.disk import Disk
     from innkeeper.api.forward import Forward
     from innkeeper.api.machine import Machine
     from innkeeper.api.process import GuestProcess
@@ -23,6 +24,7 @@ __all__ = [
     "AsyncGuestProcess",
     "AsyncMachine",
     "CompletedExec",
+    "Disk",
     "ExecError",
     "Forward",
     "GuestProcess",
@@ -35,6 +37,7 @@ _SOURCES = {
     "AsyncGuestProcess": "innkeeper.api.aio",
     "AsyncMachine": "innkeeper.api.aio",
     "CompletedExec": "innkeeper.api.completed",
+    "Disk": "innkeeper.api.disk",
     "ExecError": "innkeeper.api.completed",
     "Forward": "innkeeper.api.forward",
     "GuestProcess": "innkeeper.api.process",

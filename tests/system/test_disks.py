@@ -10,6 +10,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from guests import Background, Eventually, Inn, record
@@ -161,8 +162,19 @@ def test_a_disk_that_gets_full_is_told_of_once_a_change(
         inn("rm", "-f", "full")
 
 
+def read_until(events: IO[bytes] | None, state: str) -> dict[str, object]:
+    """The next event of a guest that is about this state."""
+    assert events is not None
+    for line in events:
+        event = json.loads(line)
+        if event["state"] == state:
+            assert isinstance(event, dict)
+            return event
+    pytest.fail(f"the events ended before {state}")
+
+
 def test_a_guest_waits_for_space_on_its_host(
-    inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+    inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: Background
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
@@ -178,10 +190,12 @@ def test_a_guest_waits_for_space_on_its_host(
         ballast.write_bytes(bytes(60 * MIB))
         write = "dd if=/dev/urandom of=/d/file bs=1M count=48 conv=fsync 2>/dev/null &"
         assert inn("exec", "web", "sh", "-c", write).code == 0
-        eventually(lambda: record(inn, "web")["state"] == "paused")
-        assert "no space left" in record(inn, "web")["reason"]
+        events = background("events", "web", "--format", "json").stdout
+        told = read_until(events, "paused")
+        assert "no space left" in str(told["reason"])
+        assert record(inn, "web")["state"] == "paused"
         ballast.unlink()
-        eventually(lambda: record(inn, "web")["state"] == "running")
+        assert "has space" in str(read_until(events, "running")["reason"])
         size = inn(
             "exec", "web", "sh", "-c", "wait; while pidof dd; do sleep 0.1; done; wc -c /d/file"
         )

@@ -35,6 +35,7 @@ MEASUREMENTS = {
     "exec": "round_trip",
     "vsock": "vsock",
     "memory": "memory",
+    "disks": "disks",
 }
 
 

@@ -242,12 +242,8 @@ def resize(name: str, size: str, output_format: str) -> None:
     """
     from innkeeper.keeper.disk_resize import resize_disk
 
-    progress = Progress()
     with interruptible():
-        try:
-            done = resize_disk(host_layout(), name, parse_size(size), report=progress.step)
-        finally:
-            progress.clear()
+        done = resize_disk(host_layout(), name, parse_size(size), report=Progress().line)
     if output_format == "json":
         print_json({"resize": msgspec.to_builtins(done)})
     else:

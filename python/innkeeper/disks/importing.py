@@ -124,7 +124,7 @@ def _copy_qcow2(path: Path, source: Path) -> Content:
     size = copy_disk_file(source, path)
     if wanted:
         with naming_errors(path, doing="read", stage="import"), path.open("rb") as file:
-            compare_digest(str(source), wanted, Source(file).sha256())
+            compare_digest(str(source), wanted, Source(file, hashed=True).sha256())
     if size is None:
         raise DiskError(f"{source} changed while it was copied", stage="import")
     return Content("qcow2", size, verified=bool(wanted))

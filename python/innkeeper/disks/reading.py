@@ -81,7 +81,7 @@ def read_disk(given: Given, sink: Sink, *, moving: Moving) -> Content:
         info = os.fstat(stream.fileno())
         regular = stat.S_ISREG(info.st_mode)
         moving.total_bytes = info.st_size if regular else 0
-        source = Source(stream, moving)
+        source = Source(stream, moving, hashed=bool(wanted))
         head = source.peek(PEEK_BYTES)
         kind = kind_of(head)
         check_kind(given.name, kind, head, any_content=given.any_content)
@@ -236,7 +236,7 @@ def wanted_digest(path: Path | None) -> str:
 
 def _digest(stream: IO[bytes]) -> str:
     stream.seek(0)
-    digest = Source(stream).sha256()
+    digest = Source(stream, hashed=True).sha256()
     stream.seek(0)
     return digest
 

@@ -18,13 +18,16 @@ class Source:
     """A file or pipe, read once from its beginning to its end.
 
     :param moving: counts what was read.
+    :param hashed: :meth:`sha256` will be asked for.
     """
 
-    def __init__(self, stream: IO[bytes], moving: Moving | None = None) -> None:
+    def __init__(
+        self, stream: IO[bytes], moving: Moving | None = None, *, hashed: bool = False
+    ) -> None:
         self.stream = stream
         self.position = 0
         self._moving = moving or Moving("reading")
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashed else None
         self._buffer = b""
         self._at = 0
 
@@ -68,6 +71,7 @@ class Source:
 
     def sha256(self) -> str:
         """Of everything; reads what is left."""
+        assert self._hash is not None, "hashed=True was not said"
         while self.read():
             pass
         return self._hash.hexdigest()
@@ -86,7 +90,8 @@ class Source:
         data = self.stream.read(_STEP_BYTES)
         if not data:
             return False
-        self._hash.update(data)
+        if self._hash is not None:
+            self._hash.update(data)
         self._buffer = self._buffer[self._at :] + data
         self._at = 0
         return True

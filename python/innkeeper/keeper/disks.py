@@ -156,7 +156,9 @@ def hold_disks(layout: Layout, disks: tuple[AttachedDisk, ...], stack: Releases)
     for disk in disks:
         lock = hold_disk(layout.disks, disk.name, shared=disk.read_only)
         stack.callback(lock.release)
-        if find_disk(layout.disks, disk.name).serial != disk.serial:
+        now = find_disk(layout.disks, disk.name)
+        # A shrink that was killed since then has to be finished before anybody writes.
+        if now.serial != disk.serial or now.shrink_to_bytes:
             raise DiskError(
                 f"the disk {disk.name!r} is another one than a moment ago",
                 stage="disk",

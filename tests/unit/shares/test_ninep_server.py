@@ -21,8 +21,16 @@ NO_ID = 0xFFFFFFFF
 ERROR = 7
 
 
+@pytest.fixture(params=["user", "root"])
+def uid(request: pytest.FixtureRequest) -> int:
+    """Whose server it is planned for; what a user can do, root can."""
+    if request.param == "root" and os.geteuid() != 0:
+        pytest.skip("only root can be root")
+    return 0 if request.param == "root" else 1000
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[ShareServer, Path]]:
+def server(tmp_path: Path, uid: int) -> Iterator[tuple[ShareServer, Path]]:
     """A server of the folders `rw` and `ro`, and its socket."""
     shares = []
     for name in ("rw", "ro"):
@@ -31,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[tuple[ShareServer, Path]]:
         shares.append(parse_share(f"{tmp_path / name}:/{name}{':ro' if name == 'ro' else ''}"))
     choice = Choice(transport="9p", server=ninep_facts(), reason="")
     root = str(tmp_path / "served")
-    plan = plan_server(choice, tuple(shares), root=root, cache="never", uid=os.geteuid())
+    plan = plan_server(choice, tuple(shares), root=root, cache="never", uid=uid)
     with tempfile.TemporaryDirectory(prefix="inn-", dir="/tmp") as folder:
         path = Path(folder) / "socket"
         started = start_server(plan, path)
@@ -96,14 +104,14 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def test_it_is_confined(server: tuple[ShareServer, Path], client: Client) -> None:
+def test_it_is_confined(server: tuple[ShareServer, Path], client: Client, uid: int) -> None:
     pid = server[0].child.pid
     told = status(pid)
     assert told["Name"] == "inn-9p"
     # SECCOMP_MODE_FILTER
     assert (told["Seccomp"], told["NoNewPrivs"]) == ("2", "1")
     # Of root's rights those to files: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
-    assert int(told["CapEff"], 16) == (0x1F if os.geteuid() == 0 else 0)
+    assert int(told["CapEff"], 16) == (0x1F if uid == 0 else 0)
     own, its = (Path(f"/proc/{who}/ns/mnt").readlink() for who in ("self", pid))
     assert own != its
     assert client.walk(9) == 111

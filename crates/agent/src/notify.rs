@@ -145,7 +145,6 @@ fn is_folder(stat: &FileStat) -> bool {
 /// What programs of this guest wrote lately.
 struct Written {
     events: Option<Fanotify>,
-    marked: BTreeSet<String>,
     files: HashMap<(u64, u64), Instant>,
 }
 
@@ -159,25 +158,22 @@ impl Written {
         }
         Self {
             events: events.ok(),
-            marked: BTreeSet::new(),
             files: HashMap::new(),
         }
     }
 
     /// Looks at the file systems of these shares.
-    fn watch(&mut self, keys: &[String]) {
+    fn watch(&self, keys: &[String]) {
         let Some(events) = &self.events else {
             return;
         };
-        self.marked.retain(|key| keys.contains(key));
+        let mask = MaskFlags::FAN_MODIFY | MaskFlags::FAN_CLOSE_WRITE;
+        let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
         for key in keys {
-            let mask = MaskFlags::FAN_MODIFY | MaskFlags::FAN_CLOSE_WRITE;
-            let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
+            // Again, too: what is mounted anew is another file system.
             let path = Path::new(TREE).join(key);
-            if self.marked.insert(key.clone()) {
-                if let Err(errno) = events.mark(flags, mask, AT_FDCWD, Some(&path)) {
-                    console::say(format_args!("notify: fanotify: {}", errno.desc()));
-                }
+            if let Err(errno) = events.mark(flags, mask, AT_FDCWD, Some(&path)) {
+                console::say(format_args!("notify: fanotify: {}", errno.desc()));
             }
         }
     }

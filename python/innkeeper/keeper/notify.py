@@ -14,11 +14,12 @@ made itself come here too, and the agent passes over them (`crates/agent/src/not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from innkeeper.agent.changes import changes_frames, shares_frame
+from innkeeper.model.share import Share
 from innkeeper.system.tree_watch import Change, TreeWatch
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class Notifier:
         self._tell = tell
         self._watch = TreeWatch()
         self._loop = asyncio.get_running_loop()
-        self._keys: set[str] = set()
+        self._folders: dict[str, str] = {}
+        self._wanted: dict[str, str] = {}
+        self._following: asyncio.Task[None] | None = None
         self._waiting: dict[Change, None] = {}
         self._told: dict[Change, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -62,27 +65,48 @@ class Notifier:
         self._said_unwatched = 0
         self._next_say = 0.0
 
-    async def add(self, key: str, folder: str) -> None:
-        """Watch one more shared folder; back when all of it is watched."""
-        self._keys.add(key)
+    def follow(self, shares: Iterable[Share]) -> asyncio.Task[None]:
+        """Watch these shares from now on, and no others; they may be mounted anew.
+
+        :return: done when all of them are watched, and the agent was told.
+        """
+        self._wanted = {share.key: share.host for share in shares}
+        if self._following is None or self._following.done():
+            self._following = self._loop.create_task(self._catch_up())
+        return self._following
+
+    async def _catch_up(self) -> None:
+        wanted: dict[str, str] | None = None
+        # It may change while a folder is walked through.
+        while wanted is not self._wanted:
+            wanted = self._wanted
+            for key, folder in tuple(self._folders.items()):
+                if wanted.get(key) != folder:
+                    self._forget(key)
+            for key, folder in wanted.items():
+                if key not in self._folders:
+                    await self._add(key, folder)
+        self._announce.set_watched(shares_frame(sorted(self._folders)))
+        self._say()
+
+    async def _add(self, key: str, folder: str) -> None:
+        self._folders[key] = folder
         self._loop.remove_reader(self._watch.fd)
         try:
             await asyncio.to_thread(self._watch.add, key, folder)
         finally:
             if self._watch.fd >= 0:
                 self._loop.add_reader(self._watch.fd, self._take)
-        self._announce.set_watched(shares_frame(sorted(self._keys)))
-        self._say()
 
-    def remove(self, key: str) -> None:
-        """Stop to watch a shared folder."""
-        self._keys.discard(key)
+    def _forget(self, key: str) -> None:
+        del self._folders[key]
         self._watch.remove(key)
         self._waiting = {each: None for each in self._waiting if each.key != key}
-        self._announce.set_watched(shares_frame(sorted(self._keys)))
 
     def close(self) -> None:
         """Stop watching. Idempotent."""
+        if self._following is not None:
+            self._following.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -146,6 +170,5 @@ async def open_notifier(
         return None
     notifier = Notifier(announce, tell)
     stack.callback(notifier.close)
-    for share in plan.shares.shares if plan.shares is not None else ():
-        await notifier.add(share.key, share.host)
+    await notifier.follow(plan.shares.shares if plan.shares is not None else ())
     return notifier

@@ -15,6 +15,7 @@ from innkeeper.agent.frames import MESSAGE_LIMIT
 from innkeeper.agent.pb import announce_pb2
 from innkeeper.keeper import notify
 from innkeeper.keeper.notify import Notifier
+from innkeeper.model.share import Share
 from innkeeper.system.tree_watch import Change
 
 
@@ -67,21 +68,22 @@ def run(body: Callable[[Agent, Notifier, Lines], object]) -> None:
 
 def test_a_file_that_is_written_again_and_again_is_told_now_and_then(tmp_path: Path) -> None:
     async def body(agent: Agent, notifier: Notifier, lines: Lines) -> None:
-        await notifier.add("0a", str(tmp_path))
-        assert agent.watched == ["0a"]
+        share = Share(host=str(tmp_path), guest="/a")
+        await notifier.follow([share])
+        assert agent.watched == [share.key]
         for number in range(100):
             (tmp_path / "file").write_text(str(number))
         await agent.news.wait()
-        assert agent.told == [("0a", b"file", False)]
+        assert agent.told == [(share.key, b"file", False)]
         (tmp_path / "other").touch()
         (tmp_path / "file").write_text("again")
         agent.news.clear()
         await agent.news.wait()
-        assert agent.told[1] == ("0a", b"other", False)
+        assert agent.told[1] == (share.key, b"other", False)
         while len(agent.told) < 3:
             agent.news.clear()
             await agent.news.wait()
-        assert agent.told[2] == ("0a", b"file", False)
+        assert agent.told[2] == (share.key, b"file", False)
         assert lines == []
 
     run(body)
@@ -93,7 +95,7 @@ def test_what_waits_is_bounded_and_its_loss_said(
     monkeypatch.setattr(notify, "_WAITING_LIMIT", 10)
 
     async def body(agent: Agent, notifier: Notifier, lines: Lines) -> None:
-        await notifier.add("0a", str(tmp_path))
+        await notifier.follow([Share(host=str(tmp_path), guest="/a")])
         # An agent that does not read.
         agent.unsent = 1 << 30
         for number in range(30):
@@ -110,16 +112,21 @@ def test_what_waits_is_bounded_and_its_loss_said(
 
 def test_a_share_that_is_taken_away_is_silent(tmp_path: Path) -> None:
     async def body(agent: Agent, notifier: Notifier, _lines: Lines) -> None:
+        shares = []
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
-        await notifier.add("01", str(tmp_path / "one"))
-        await notifier.add("02", str(tmp_path / "two"))
-        notifier.remove("01")
-        assert agent.watched == ["02"]
+            shares.append(Share(host=str(tmp_path / name), guest=f"/{name}"))
+        first = notifier.follow(shares[:1])
+        # Before the first is done.
+        assert notifier.follow(shares) is first
+        await first
+        assert set(agent.watched) == {share.key for share in shares}
+        await notifier.follow(shares[1:])
+        assert agent.watched == [shares[1].key]
         (tmp_path / "one" / "x").touch()
         (tmp_path / "two" / "x").touch()
         await agent.news.wait()
-        assert agent.told == [("02", b"x", False)]
+        assert agent.told == [(shares[1].key, b"x", False)]
 
     run(body)
 

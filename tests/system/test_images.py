@@ -85,12 +85,3 @@ def test_a_small_debian_is_built_twice_alike_and_shared(inn: Inn, start_inn: Sta
     for guest in guests:
         assert guest.finish()[0] == 0
     assert inn("image", "rm", "small", "again").code == 0
-
-
-def test_a_mirror_that_cannot_be_reached_is_told(inn: Inn) -> None:
-    # Port 9 of the loopback: nobody listens, and it is known at once.
-    mirror = "http://127.0.0.1:9/debian"
-    done = inn("image", "build", "debian", "--name", "none", "--mirror", mirror)
-    assert done.code == 125
-    assert "the Debian mirror cannot be reached" in done.error
-    assert "--mirror" in done.error

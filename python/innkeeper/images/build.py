@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import HostError, ImageError, InnError, OutOfSpace, UsageError
+from innkeeper.errors import HostError, ImageError
+from innkeeper.images.build_failures import explain_failure
 from innkeeper.images.bundles import finish_bundle, place_bundle
 from innkeeper.images.debian import DebianPlan, mmdebstrap_argv, plan_debian
 from innkeeper.images.making import building
@@ -31,16 +31,6 @@ _SPACE_BYTES = 900 * MIB
 _SPACE_FOR_AMD64_BYTES = 700 * MIB
 
 _TREE = "tree"
-
-_NOT_LOCATED = re.compile(r"E: Unable to locate package (\S+)")
-_NO_CANDIDATE = re.compile(r"E: Package '([^']+)' has no installation candidate")
-_UNREACHABLE = re.compile(
-    r"Could not (?:resolve|connect)|Temporary failure resolving|Connection (?:refused|timed out)"
-    r"|Failed to fetch|Unable to connect|No route to host|Network is unreachable"
-)
-_NO_SUITE = re.compile(r"does not have a Release file|404 +Not Found.*Release")
-_NO_KEY = re.compile(r"NO_PUBKEY|is not signed|public key is not available")
-_FULL = re.compile(r"No space left on device|You don't have enough free space")
 
 
 def build_debian(
@@ -134,51 +124,6 @@ def _run_mmdebstrap(recipe: Recipe, plan: DebianPlan, folder: Path, phases: Phas
     finally:
         remove_owned(temporary)
         hook.unlink(missing_ok=True)
-
-
-def explain_failure(lines: tuple[str, ...], recipe: Recipe) -> InnError:
-    """What mmdebstrap's last lines mean. Pure."""
-    text = "\n".join(lines)
-    missing = sorted({*_NOT_LOCATED.findall(text), *_NO_CANDIDATE.findall(text)})
-    evidence = tuple(line for line in lines if line[:3] in ("E: ", "W: ", "Err"))[-8:] or lines[-8:]
-    stage = "packages"
-    if missing:
-        names = ", ".join(missing)
-        return UsageError(
-            f"Debian {recipe.suite} has no package {names}",
-            stage=stage,
-            evidence=evidence,
-            fix="look at the spelling, or at `components` in the recipe",
-        )
-    if _FULL.search(text):
-        return OutOfSpace(
-            "no space left to unpack the packages",
-            stage=stage,
-            evidence=evidence,
-            fix="free some space, or name a folder on another disk by INN_STATE_DIR",
-        )
-    if _NO_KEY.search(text):
-        return HostError(
-            f"the keys of Debian {recipe.suite} are not on this host",
-            stage=stage,
-            evidence=evidence,
-            fix="apt-get install debian-archive-keyring (a newer one, for a newer suite)",
-        )
-    if _NO_SUITE.search(text):
-        return ImageError(
-            f"the mirror does not have the suite {recipe.suite}",
-            stage=stage,
-            evidence=evidence,
-            fix="give another one with --mirror",
-        )
-    if _UNREACHABLE.search(text):
-        return HostError(
-            "the Debian mirror cannot be reached",
-            stage=stage,
-            evidence=evidence,
-            fix="look at the network and at apt's proxy, or give another mirror with --mirror",
-        )
-    return ImageError("mmdebstrap failed", stage=stage, evidence=evidence)
 
 
 def apply_changes(tree: Path, plan: DebianPlan) -> None:

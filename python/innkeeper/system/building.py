@@ -48,7 +48,9 @@ def building(
             # Before temporary_folder's own, which cannot remove everything that this can.
             stack.callback(remove, folder)
             stack.enter_context(lock_folder(folder))
-        yield folder
+        # Whatever is done in it, by whichever call: an error names the path.
+        with naming_errors(folder, doing="write", stage=stage):
+            yield folder
 
 
 def sweep_builds(

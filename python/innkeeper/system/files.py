@@ -37,8 +37,8 @@ def file_error(exc: OSError, path: Path | str, *, doing: str, stage: str = "") -
             f"no space left to {doing} {path}",
             stage=stage,
             evidence=(os.strerror(exc.errno or 0),),
-            fix="free some space there, or name folders on another disk by INN_CACHE_DIR "
-            "and INN_RUNTIME_DIR",
+            fix="free some space there, or name folders on another disk by INN_STATE_DIR, "
+            "INN_CACHE_DIR and INN_RUNTIME_DIR",
         )
     if exc.errno in _DENIED:
         return HostError(

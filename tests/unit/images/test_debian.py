@@ -11,7 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from innkeeper.errors import HostError, ImageError, InnError, OutOfSpace, UsageError
-from innkeeper.images.build import apply_changes, build_debian, explain_failure
+from innkeeper.images.build import apply_changes, build_debian
+from innkeeper.images.build_failures import explain_failure
 from innkeeper.images.debian import mmdebstrap_argv, plan_debian, recipe_digest
 from innkeeper.images.phases import Phases
 from innkeeper.images.roots import make_root
@@ -80,7 +81,12 @@ def test_the_hook_is_a_shell_script() -> None:
         ("E: Package 'foo' has no installation candidate", UsageError, "no package foo"),
         ("W: Failed to fetch x  Could not resolve 'mirror'", HostError, "cannot be reached"),
         ("E: The repository 'x' does not have a Release file.", ImageError, "the suite bookworm"),
+        ("E: Failed to fetch x/InRelease  400  Bad Request", ImageError, "the suite bookworm"),
         ("W: GPG error: x: NO_PUBKEY 0123", HostError, "keys of Debian"),
+        ("E: x InRelease  Clearsigned file isn't valid, got 'NOSPLIT'", HostError, "no Debian mir"),
+        ("E: Failed to fetch x.deb  Undetermined Error [IP: x]", HostError, "broke off"),
+        ("E: Failed to fetch x.deb  Hash Sum mismatch", HostError, "other files than its lists"),
+        ("E: Failed to fetch x/InRelease  500  Internal Error", HostError, "does not give what"),
         ("dpkg: write failed (No space left on device)", OutOfSpace, "no space left"),
         ("E: something else", ImageError, "mmdebstrap failed"),
     ],
@@ -90,6 +96,21 @@ def test_what_a_failure_means(line: str, kind: type[InnError], told: str) -> Non
     assert type(error) is kind
     assert told in error.brief
     assert line in error.evidence
+    assert error.fix or kind is ImageError
+
+
+def test_words_about_the_mirrors_keys_do_not_hide_what_it_answered() -> None:
+    lines = (
+        "W: Download is performed unsandboxed as root as file x",
+        "Err:1 http://127.0.0.1/debian bookworm InRelease",
+        "E: Failed to fetch http://127.0.0.1/debian/dists/bookworm/InRelease  400  Bad Request",
+        "E: The repository 'http://127.0.0.1/debian bookworm InRelease' is not signed.",
+        "E: apt-get update --error-on=any -oAPT::Status-Fd=<$fd> -oDpkg::Use-Pty=false failed",
+        "E: mmdebstrap failed to run",
+    )
+    error = explain_failure(lines, Recipe())
+    assert error.brief == "the mirror does not have the suite bookworm"
+    assert error.evidence == lines[1:4]
 
 
 def test_nothing_of_the_host_or_the_moment_stays(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One verb of `inn image`, killed at each of its writes in turn: run with `die_at_call.so` preloaded.
+"""One verb of `inn image`, broken at each of its writes in turn: run with `die_at_call.c` preloaded.
 
-Every round begins with the same files. A forked child does the verb and dies at its
-nth call that changes files; what is there then has to be whole, and the next try has to
-work and to leave nothing but the result. Prints how many rounds there were.
+Every round begins with the same files. A forked child does the verb; at its nth call
+that changes files it is killed, or the disk is full from there on. What is there then
+has to be whole, and the next try has to work and to leave nothing but the result.
+Prints how many rounds there were.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from innkeeper.errors import OutOfSpace
 from innkeeper.images.build import build_debian
 from innkeeper.images.bundles import bundle_names, read_bundle, verify_bundle, verify_file
 from innkeeper.images.importing import Import, import_image
@@ -30,6 +32,9 @@ NAME = "box"
 PHASES = Phases(lambda _line: None)
 # No verb has so many calls; one that goes on for ever would fill the disk.
 ROUNDS_MAXIMUM = 600
+# Of a child that met a full disk and said so, or could do without.
+FULL = 3
+ARMS = {"kill": ("die_at_call", -signal.SIGKILL), "fill": ("full_at_call", FULL)}
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,18 @@ def verb_of(word: str, source: str) -> Verb:
     return Verb(stored[word], look_stored, sweep_builds)
 
 
-def forked(act: Callable[[Path], object], folder: Path, die_at: int) -> int:
-    """Do it in a child; its exit code, -9 when it was killed."""
+def forked(act: Callable[[Path], object], folder: Path, arm: str = "", number: int = 0) -> int:
+    """Do it in a child, with the nth call armed; its exit code, -9 when it was killed."""
     pid = os.fork()
     if pid == 0:
+        calls = ctypes.CDLL(None)
         try:
-            ctypes.CDLL(None).die_at_call(ctypes.c_long(die_at))
+            if arm:
+                calls[arm](ctypes.c_long(number))
             act(folder)
-            os._exit(0)
+            os._exit(FULL if calls.was_full() else 0)
+        except OutOfSpace:
+            os._exit(FULL if calls.was_full() else 1)
         except BaseException:  # noqa: BLE001 - nothing of it may go on in the child
             sys.excepthook(*sys.exc_info())
             os._exit(1)
@@ -117,12 +126,28 @@ def left_beside(folder: Path) -> list[str]:
     )
 
 
+def after(how: str, verb: Verb, folder: Path, number: int) -> str | None:
+    """What is there when it ended early; nothing half made, and what else may be left is swept."""
+    if not folder.exists():
+        return None
+    there = verb.look(folder)
+    if how == "kill" and (verb.sweep is None or number % 2):
+        # Left for the next try to sweep.
+        return there
+    if how == "kill" and verb.sweep is not None:
+        verb.sweep(folder)
+    left = [name for name in left_beside(folder) if name != PARTS]
+    assert left == [], f"round {number}: {left}"
+    return there
+
+
 def main() -> None:
-    """Kill at the first write, at the second, and so on until the verb ends by itself."""
-    word, source, before, work = sys.argv[1:]
+    """Break it at the first write, at the second, and so on until the verb ends by itself."""
+    how, word, source, before, work = sys.argv[1:]
     verb, folder = verb_of(word, source), Path(work)
+    arm, expected = ARMS[how]
     old = read_bundle(Path(before) / NAME).digest if before else None
-    assert forked(verb.act, folder, 0) == 0
+    assert forked(verb.act, folder) == 0
     new = verb.look(folder)
     assert new not in (None, old)
     seen: set[str | None] = set()
@@ -130,18 +155,14 @@ def main() -> None:
         shutil.rmtree(folder)
         if before:
             shutil.copytree(before, folder)
-        code = forked(verb.act, folder, number)
+        code = forked(verb.act, folder, arm, number)
         if code == 0:
             break
-        assert code == -signal.SIGKILL, f"round {number}: exit code {code}"
-        there = verb.look(folder) if folder.exists() else None
+        assert code == expected, f"round {number}: exit code {code}"
+        there = after(how, verb, folder, number)
         assert there in (old, new), f"round {number}: {there}"
         seen.add(there)
-        if number % 2 and verb.sweep is not None and folder.exists():
-            verb.sweep(folder)
-            left = [name for name in left_beside(folder) if name != PARTS]
-            assert left == [], f"round {number}: {left} after sweeping"
-        assert forked(verb.act, folder, 0) == 0, f"round {number}: the next try failed"
+        assert forked(verb.act, folder) == 0, f"round {number}: the next try failed"
         assert verb.look(folder) == new, f"round {number}: the next try"
         left = left_beside(folder)
         assert left == [], f"round {number}: {left} after the next try"

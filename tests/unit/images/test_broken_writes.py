@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images that are made by something that is killed at each of its writes in turn."""
+"""Images whose maker is killed, or finds the disk full, at each of its writes in turn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROPS = Path(__file__).parent / "props"
 
 @pytest.fixture(scope="module")
 def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ends a process at its nth write."""
+    """What breaks a process at its nth write."""
     path = tmp_path_factory.mktemp("preload") / "die_at_call.so"
     source = str(PROPS / "die_at_call.c")
     subprocess.run(
@@ -30,7 +30,7 @@ def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Killer:
+class Breaker:
     """Runs the driver for one verb.
 
     :ivar before: a folder of images in which there is another `box`.
@@ -41,18 +41,11 @@ class Killer:
         self._env = {**builder.env, "LD_PRELOAD": str(preload), "TMPDIR": str(folder)}
         self.before = before
 
-    def rounds(self, verb: str, source: Path | str, *, before: bool) -> int:
-        """How often it was killed; fails when something was not whole or did not work again."""
-        old = str(self.before) if before else ""
+    def rounds(self, how: str, verb: str, source: Path | str, *, before: bool) -> int:
+        """How often it was broken; fails when something was not whole or did not work again."""
+        old, driver = str(self.before) if before else "", str(PROPS / "break_driver.py")
         done = subprocess.run(
-            [
-                sys.executable,
-                str(PROPS / "kill_driver.py"),
-                verb,
-                str(source),
-                old,
-                str(self._work),
-            ],
+            [sys.executable, driver, how, verb, str(source), old, str(self._work)],
             env=self._env,
             capture_output=True,
             timeout=110,
@@ -63,50 +56,53 @@ class Killer:
 
 
 @pytest.fixture
-def killer(tmp_path: Path, preload: Path, builder: Builder, exported: Path) -> Iterator[Killer]:
-    yield Killer(tmp_path, preload, builder, exported.parent.parent / "made")
+def breaker(tmp_path: Path, preload: Path, builder: Builder, exported: Path) -> Iterator[Breaker]:
+    yield Breaker(tmp_path, preload, builder, exported.parent.parent / "made")
     for left in tmp_path.glob("work"):
         shutil.rmtree(left)
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("before", [False, True], ids=["new", "replaced"])
-def test_a_build(killer: Killer, before: bool) -> None:
-    assert killer.rounds("build", "", before=before) > 50
+@pytest.mark.parametrize("how", ["kill", "fill"])
+def test_a_build(breaker: Breaker, how: str) -> None:
+    assert breaker.rounds(how, "build", "", before=True) > 40
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_an_import(killer: Killer, root_tree: Path, tmp_path: Path, kind: str) -> None:
-    source = root_tree
-    if kind == "tar":
-        source = tmp_path / "root.tar"
-        with tarfile.open(source, "w") as tar:
-            tar.add(root_tree, ".")
-    assert killer.rounds("import", source, before=kind == "tar") > 15
+@pytest.mark.parametrize("how", ["kill", "fill"])
+def test_an_import(breaker: Breaker, how: str, root_tree: Path, tmp_path: Path) -> None:
+    source = tmp_path / "root.tar"
+    with tarfile.open(source, "w") as tar:
+        tar.add(root_tree, ".")
+    assert breaker.rounds(how, "import", source, before=True) > 15
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("how", ["kill", "fill"])
 @pytest.mark.parametrize("before", [False, True], ids=["new", "replaced"])
 def test_an_install_from_a_folder(
-    killer: Killer, builder: Builder, tmp_path: Path, before: bool
+    breaker: Breaker, how: str, builder: Builder, tmp_path: Path, before: bool
 ) -> None:
     source = other_export(builder, tmp_path)
-    assert killer.rounds("install", source, before=before) > 20
+    assert breaker.rounds(how, "install", source, before=before) > 20
 
 
 @pytest.mark.timeout(120)
-def test_an_install_from_a_server(killer: Killer, builder: Builder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["kill", "fill"])
+def test_an_install_from_a_server(
+    breaker: Breaker, how: str, builder: Builder, tmp_path: Path
+) -> None:
     server = Server(other_export(builder, tmp_path).parent)
     try:
-        assert killer.rounds("install", f"{server.address}/box", before=True) > 20
+        assert breaker.rounds(how, "install", f"{server.address}/box", before=True) > 20
     finally:
         server.close()
 
 
 @pytest.mark.timeout(120)
-def test_an_export(killer: Killer) -> None:
-    assert killer.rounds("export", killer.before, before=False) > 10
+@pytest.mark.parametrize("how", ["kill", "fill"])
+def test_an_export(breaker: Breaker, how: str) -> None:
+    assert breaker.rounds(how, "export", breaker.before, before=False) > 10
 
 
 def other_export(builder: Builder, tmp_path: Path) -> Path:

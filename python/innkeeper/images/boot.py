@@ -14,14 +14,19 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.errors import ImageError, UnknownName
+from innkeeper.images.bundles import check_arch, check_digest
 from innkeeper.images.source import Report, place_elf
-from innkeeper.images.store import Store
+from innkeeper.images.store import Inputs, Store
 from innkeeper.images.tiny import AGENT_FIX, agent_path
 from innkeeper.model.bundle import Bundle, StoredKernel
 from innkeeper.model.image import Image, Root, Tools
+from innkeeper.model.sizes import format_size
 
 # Counts up with every change of what is made of the same inputs.
 BUILDER_VERSION = 2
+
+# Reading this takes long enough to say so.
+_SLOW_BYTES = 64 << 20
 
 # The agent mounts these, and the root's layer, before it has a root.
 _FOLDERS = ("dev", "proc", "run", "sys")
@@ -36,10 +41,13 @@ def prepare_bundle(
     :param report: gets a line for each thing that takes time.
     :param flavour: of the kernel; "" means the bundle's first.
     :raise UnknownName: the bundle has no kernel of this flavour.
-    :raise ImageError: the agent or a file of the bundle is missing.
+    :raise ImageError: the agent is missing, the bundle is for another machine, or a
+        file of it is not what it was when it was stored; it is named.
     """
+    check_arch(bundle, stage="image")
     kernel = choose_kernel(bundle, flavour)
     store = Store(cache_dir.absolute())
+    _check_files(bundle, folder, kernel, store.inputs, report)
     agent = agent_path()
     agent_digest = store.inputs.digest(agent)
     words = (str(BUILDER_VERSION), bundle.digest, kernel.flavour, agent_digest)
@@ -59,12 +67,30 @@ def prepare_bundle(
         fstype=bundle.root_type,
         size_bytes=sizes[bundle.root],
         init=bundle.init,
+        bundle=bundle.digest,
     )
     tools = None
     if bundle.tools:
         path = str(folder / bundle.tools)
         tools = Tools(path=path, fstype=bundle.tools_type, mount_point=bundle.tools_at)
     return msgspec.structs.replace(image, root=root, tools=tools)
+
+
+def _check_files(
+    bundle: Bundle, folder: Path, kernel: StoredKernel, inputs: Inputs, report: Report
+) -> None:
+    """Compare the files that a guest will get with their digests.
+
+    A file is read when it is new or its stat says that somebody changed it. What the
+    disk changes by itself, `inn image verify` finds.
+    """
+    wanted = {kernel.file, kernel.modules_file, bundle.root, bundle.tools}
+    for file in bundle.files:
+        if file.name in wanted:
+            if file.size_bytes > _SLOW_BYTES and not inputs.knows(folder / file.name):
+                report(f"reading {bundle.name}/{file.name} ({format_size(file.size_bytes)})")
+            sha256 = inputs.digest(folder / file.name)
+            check_digest(folder, file, sha256, stage="image")
 
 
 def choose_kernel(bundle: Bundle, flavour: str) -> StoredKernel:

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from innkeeper.errors import HostError, ImageError, InnError, NameInUse, UnknownName, UsageError
-from innkeeper.model.bundle import BUNDLE_FILE, Bundle, StoredFile, is_tools_place
+from innkeeper.model.bundle import ARCH, BUNDLE_FILE, Bundle, StoredFile, is_tools_place
 from innkeeper.system.files import (
     file_error,
     move_folder,
@@ -179,13 +179,33 @@ def verify_file(folder: Path, file: StoredFile) -> None:
     :raise ImageError: it is not what was stored; it is named.
     """
     _check_size(folder, file)
-    now = store_file(folder / file.name)
-    if now.sha256 != file.sha256:
+    check_digest(folder, file, store_file(folder / file.name).sha256, stage="verify")
+
+
+def check_digest(folder: Path, file: StoredFile, sha256: str, *, stage: str) -> None:
+    """Compare the digest of a file with what the manifest says.
+
+    :raise ImageError: it is another one; the file is named.
+    """
+    if sha256 != file.sha256:
         raise ImageError(
             f"the file {folder / file.name} is damaged",
-            stage="verify",
-            evidence=(f"its SHA-256 is {now.sha256}", f"the manifest says {file.sha256}"),
+            stage=stage,
+            evidence=(f"its SHA-256 is {sha256}", f"the manifest says {file.sha256}"),
             fix=_again(folder),
+        )
+
+
+def check_arch(bundle: Bundle, *, stage: str) -> None:
+    """See that a bundle is for the machine that guests are.
+
+    :raise ImageError: it is for another one.
+    """
+    if bundle.arch != ARCH:
+        raise ImageError(
+            f"the image {bundle.name} is for {bundle.arch}, and guests are {ARCH}",
+            stage=stage,
+            fix=f"build it or install it for {ARCH}",
         )
 
 
@@ -234,13 +254,14 @@ def _again(folder: Path) -> str:
     return f"build, import or install the image {folder.name} again with --force"
 
 
-def hold_bundle(images: Path, name: str) -> FileLock:
+def hold_bundle(images: Path, name: str, digest: str) -> FileLock:
     """Keep a bundle from being removed or replaced for as long as the lock is not released.
 
     Any number of guests hold it at once; the kernel releases it when a holder dies.
 
+    :param digest: of the bundle that is meant.
     :raise UnknownName: there is none with this name.
-    :raise NameInUse: it is being removed or replaced at this moment.
+    :raise NameInUse: it is being removed or replaced at this moment, or was just now.
     """
     folder = images / name
     try:
@@ -253,6 +274,16 @@ def hold_bundle(images: Path, name: str) -> FileLock:
     if lock is None:
         raise NameInUse(
             f"the image {name!r} is being removed or replaced", stage="image", fix="try again"
+        )
+    try:
+        there = read_bundle(folder).digest
+    except BaseException:
+        lock.release()
+        raise
+    if there != digest:
+        lock.release()
+        raise NameInUse(
+            f"the image {name!r} was replaced at this moment", stage="image", fix="try again"
         )
     return lock
 

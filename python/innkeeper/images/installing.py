@@ -8,10 +8,12 @@ is right.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import urllib.parse
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -19,13 +21,13 @@ import msgspec
 from innkeeper.errors import HostError, ImageError, NameInUse, UsageError
 from innkeeper.images.bundles import (
     bundle_names,
+    check_arch,
     check_image_name,
     find_bundle,
     finish_bundle,
     parse_bundle,
     place_bundle,
     read_bundle,
-    store_file,
     verify_file,
 )
 from innkeeper.images.making import EXPORT_PREFIX, PARTS, building, sweep_builds
@@ -81,6 +83,7 @@ def install_bundle(
             return there, False
     with phases.phase("manifest", f"installing from {source}"):
         bundle = _manifest(source)
+        check_arch(bundle, stage="install")
         name = check_image_name(name or bundle.name)
         _check_digest(bundle, digest, source)
     if name in bundle_names(images):
@@ -186,20 +189,19 @@ def _fetch(
 
     with lock:
         with naming_errors(part, doing="write", stage="download"), part.open("r+b", 0) as target:
-            if is_address(source):
-                address = source + urllib.parse.quote(file.name)
-                fetch_into(address, target, size_bytes=file.size_bytes, progress=progress)
-            else:
-                _copy_into(Path(source) / file.name, target.fileno(), file.size_bytes)
-            os.fsync(target.fileno())
-        came = store_file(part)
-        if came.sha256 != file.sha256:
+            goes_on = target.seek(0, os.SEEK_END) > 0
+            came = _transfer(source, file, target, progress)
+            if came != file.sha256 and goes_on:
+                # What was there may be of another source, or was damaged meanwhile.
+                target.truncate(0)
+                came = _transfer(source, file, target, progress)
+        if came != file.sha256:
             part.unlink()
             raise ImageError(
                 f"the file {file.name} from {source} is damaged",
                 stage="download",
                 evidence=(
-                    f"its SHA-256 is {came.sha256}",
+                    f"its SHA-256 is {came}",
                     f"the manifest says {file.sha256}",
                 ),
                 fix="the source has to be mended; nothing of it is kept",
@@ -208,12 +210,27 @@ def _fetch(
             part.rename(folder / file.name)
 
 
-def _copy_into(path: Path, target: int, size_bytes: int) -> None:
+def _transfer(
+    source: str, file: StoredFile, target: FileIO, progress: Callable[[int], None]
+) -> str:
+    """Complete a file of which a part may be there, on the disk; the SHA-256 of all of it."""
+    if is_address(source):
+        address = source + urllib.parse.quote(file.name)
+        fetch_into(address, target, size_bytes=file.size_bytes, progress=progress)
+    else:
+        _copy_into(Path(source) / file.name, target, file.size_bytes)
+    os.fsync(target.fileno())
+    target.seek(0)
+    return hashlib.file_digest(target, "sha256").hexdigest()
+
+
+def _copy_into(path: Path, target: FileIO, size_bytes: int) -> None:
     with naming_errors(path, doing="read", stage="install"), path.open("rb") as file:
-        os.ftruncate(target, 0)
+        target.seek(0)
+        target.truncate()
         at = 0
         while at < size_bytes:
-            moved = os.sendfile(target, file.fileno(), at, size_bytes - at)
+            moved = os.sendfile(target.fileno(), file.fileno(), at, size_bytes - at)
             if moved == 0:
                 raise HostError(f"{path} is shorter than its manifest says", stage="install")
             at += moved

@@ -93,6 +93,13 @@ class Inputs:
         except (OSError, msgspec.MsgspecError):
             self._ledger = _Ledger()
 
+    def knows(self, path: Path) -> bool:
+        """True when a file need not be read to tell its digest."""
+        known = self._ledger.files.get(str(path))
+        with contextlib.suppress(OSError):
+            return known is not None and known.fits(path.stat())
+        return False
+
     def digest(self, path: Path) -> str:
         """The SHA-256 of a file, in hex.
 

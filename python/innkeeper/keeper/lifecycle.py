@@ -99,7 +99,10 @@ async def keep(plan: RunPlan, control: Control) -> None:
             if plan.image.root is not None:
                 from innkeeper.images.bundles import hold_bundle
 
-                stack.callback(hold_bundle(plan.layout.images, plan.image.name).release)
+                held_bundle = hold_bundle(
+                    plan.layout.images, plan.image.name, plan.image.root.bundle
+                )
+                stack.callback(held_bundle.release)
             hold_disks(plan.layout, plan.disks, stack)
             stack.enter_context(stop_when_removed(held, control))
             lifecycle = Lifecycle(plan, control, held)

@@ -27,6 +27,9 @@ ROOT_TYPES: tuple[RootType, ...] = ("erofs", "squashfs", "ext4", "btrfs", "xfs")
 
 BUNDLE_FILE = "bundle.json"
 
+# Of all guests, as in `uname -m`.
+ARCH = "x86_64"
+
 # Where the tools of a bundle of three files are looked for, by themselves too: their
 # programs name their loader and libraries by this path.
 TOOLS_AT = "/opt/google/cros-containers"
@@ -88,7 +91,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     name: str
     digest: str
-    arch: str = "x86_64"
+    arch: str = ARCH
     kernels: tuple[StoredKernel, ...]
     root: str = ""
     root_type: RootType = "erofs"

@@ -17,12 +17,14 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar path: absolute, of the file system's image.
     :ivar init: "agent", or the program of the root that becomes PID 1.
+    :ivar bundle: digest of the bundle that it belongs to.
     """
 
     path: str
     fstype: str
     size_bytes: int = 0
     init: str = "agent"
+    bundle: str = ""
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):

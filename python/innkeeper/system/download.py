@@ -103,6 +103,7 @@ def _append(
         raise HostError(
             f"{address} has more than the {size_bytes} bytes that its manifest says",
             stage="download",
+            fix="the manifest is of another file; the source has to be mended",
         )
 
 

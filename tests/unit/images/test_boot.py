@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +16,19 @@ from innkeeper.images.boot import choose_kernel, prepare_bundle
 from innkeeper.images.cpio import Archive
 from innkeeper.model.bundle import Bundle, StoredFile, StoredKernel
 
+ROOT_SHA256 = hashlib.sha256(bytes(4096)).hexdigest()
+
 
 @pytest.fixture
 def folder(tmp_path: Path, make_bzimage: Callable[..., bytes]) -> Path:
-    """A bundle's files; its root is not looked at before the guest does."""
+    """A bundle's files; what is in the root is the guest's business."""
     folder = tmp_path / "images" / "deb"
     folder.mkdir(parents=True)
     (folder / "vmlinuz").write_bytes(make_bzimage())
     archive = Archive()
     archive.file("lib/modules/6.1.0-99-cloud-amd64/modules.dep", b"")
     (folder / "modules.cpio").write_bytes(archive.to_bytes())
+    (folder / "root.erofs").write_bytes(bytes(4096))
     return folder
 
 
@@ -43,7 +48,7 @@ def bundle() -> Bundle:
         kernels=(cloud, plain),
         root="root.erofs",
         init="/sbin/init",
-        files=(StoredFile(name="root.erofs", size_bytes=4096, sha256="e" * 64),),
+        files=(StoredFile(name="root.erofs", size_bytes=4096, sha256=ROOT_SHA256),),
     )
 
 
@@ -98,6 +103,32 @@ def test_a_missing_file_is_named(tmp_path: Path, agent: Path, bundle: Bundle, fo
     with pytest.raises(ImageError, match=r"modules\.cpio") as caught:
         prepare_bundle(bundle, folder, tmp_path / "cache", report=ignore)
     assert "inn image verify deb" in caught.value.fix
+
+
+def test_a_flipped_byte_is_refused_by_file_name(
+    tmp_path: Path, agent: Path, bundle: Bundle, folder: Path
+) -> None:
+    root = folder / "root.erofs"
+    cache = tmp_path / "cache"
+    prepare_bundle(bundle, folder, cache, report=ignore)
+    # Its size and its time are as they were.
+    info = root.stat()
+    with root.open("r+b") as file:
+        file.seek(2000)
+        file.write(b"\1")
+    os.utime(root, ns=(info.st_atime_ns, info.st_mtime_ns))
+    with pytest.raises(ImageError, match=r"root\.erofs is damaged") as caught:
+        prepare_bundle(bundle, folder, cache, report=ignore)
+    assert "the manifest says" in caught.value.evidence[1]
+    assert "--force" in caught.value.fix
+
+
+def test_a_bundle_for_another_machine_is_refused(
+    tmp_path: Path, agent: Path, bundle: Bundle, folder: Path
+) -> None:
+    other = msgspec.structs.replace(bundle, arch="aarch64")
+    with pytest.raises(ImageError, match="deb is for aarch64, and guests are x86_64"):
+        prepare_bundle(other, folder, tmp_path / "cache", report=ignore)
 
 
 def test_a_bundle_without_a_root_is_a_kernel_alone(

@@ -18,6 +18,7 @@ from innkeeper.images.bundles import (
     hold_bundle,
     parse_bundle,
     place_bundle,
+    read_bundle,
     remove_bundle,
     verify_file,
 )
@@ -141,15 +142,20 @@ def test_a_damaged_bundle_is_not_the_same(tmp_path: Path) -> None:
 
 def test_a_held_bundle_is_neither_removed_nor_replaced(tmp_path: Path) -> None:
     store(tmp_path)
-    with hold_bundle(tmp_path, "box"), hold_bundle(tmp_path, "box"):
+    digest = read_bundle(tmp_path / "box").digest
+    with hold_bundle(tmp_path, "box", digest), hold_bundle(tmp_path, "box", digest):
         with pytest.raises(NameInUse, match="running guest"):
             remove_bundle(tmp_path, "box")
         with pytest.raises(NameInUse, match="running guest"):
             store(tmp_path, content=b"new", force=True)
+    # Between the plan of a start and its guest, there is nobody to hold it.
+    store(tmp_path, content=b"new", force=True)
+    with pytest.raises(NameInUse, match="was replaced at this moment"):
+        hold_bundle(tmp_path, "box", digest)
     remove_bundle(tmp_path, "box")
     assert bundle_names(tmp_path) == ()
     with pytest.raises(UnknownName):
-        hold_bundle(tmp_path, "box")
+        hold_bundle(tmp_path, "box", digest)
 
 
 def test_what_a_killed_build_left_is_swept_and_a_living_one_is_not(tmp_path: Path) -> None:

@@ -137,6 +137,61 @@ def test_a_wrong_digest_is_refused_before_anything_is_fetched(
     assert install(tmp_path / "images", f"{server.address}/box", digest=bundle.digest[:16])
 
 
+def test_a_bundle_for_another_machine_is_refused_before_anything_is_fetched(
+    tmp_path: Path, server: Server, exported: Path
+) -> None:
+    manifest = exported / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"x86_64"', '"aarch64"'))
+    with pytest.raises(ImageError, match="box is for aarch64"):
+        install(tmp_path / "images", f"{server.address}/box")
+    assert [path for path, _ in server.log] == ["/box/bundle.json"]
+
+
+def test_a_server_that_lies_about_lengths(tmp_path: Path, server: Server, exported: Path) -> None:
+    images = tmp_path / "images"
+    root = exported / "root.erofs"
+    root.chmod(0o644)
+    # Less than the manifest says, with a Content-Length that agrees: it never gets more.
+    root.write_bytes(ROOT[:5000])
+    with pytest.raises(HostError, match="ended early") as caught:
+        install(images, f"{server.address}/box")
+    assert caught.value.evidence == (f"5000 of {len(ROOT)} bytes are there",)
+    root.write_bytes(ROOT + b"more")
+    with pytest.raises(HostError, match="has more than"):
+        install(images, f"{server.address}/box")
+    # Another file of the same length.
+    root.write_bytes(bytes(len(ROOT)))
+    with pytest.raises(ImageError, match=r"root\.erofs from .* is damaged"):
+        install(images, f"{server.address}/box")
+    assert bundle_names(images) == ()
+    root.write_bytes(ROOT)
+    assert install(images, f"{server.address}/box")[1] is True
+    assert verify_bundle(images, "box") == []
+
+
+def test_a_part_that_is_of_another_file_does_not_count(tmp_path: Path, server: Server) -> None:
+    images = tmp_path / "images"
+    server.break_at = [700_000, 700_000]
+    with pytest.raises(HostError):
+        install(images, f"{server.address}/box")
+    (part,) = (images / PARTS).iterdir()
+    part.write_bytes(bytes(600_000))
+    server.log.clear()
+    assert install(images, f"{server.address}/box")[1] is True
+    ranges = [wanted for path, wanted in server.log if path == "/box/root.erofs"]
+    assert ranges == ["bytes=600000-", ""]
+    assert verify_bundle(images, "box") == []
+
+
+def test_a_server_that_sends_other_things(tmp_path: Path, server: Server, exported: Path) -> None:
+    images = tmp_path / "images"
+    for text in (b"<html>log in</html>", b"{}", b"", b"{" * 100_000):
+        (exported / "bundle.json").write_bytes(text)
+        with pytest.raises(ImageError, match=r"bundle\.json is damaged"):
+            install(images, f"{server.address}/box")
+    assert bundle_names(images) == ()
+
+
 def test_an_export_does_not_write_over_anything(tmp_path: Path, exported: Path) -> None:
     with pytest.raises(UsageError, match="there already"):
         export_bundle(tmp_path / "made", "box", exported)

@@ -87,11 +87,9 @@ def install_bundle(
         name = check_image_name(name or bundle.name)
         _check_digest(bundle, digest, source)
     if name in bundle_names(images):
-        now = read_bundle(images / name)
-        if now.digest == bundle.digest:
-            for file in now.files:
-                verify_file(images / name, file)
-            return now, False
+        there = _same_there(images / name, bundle, force=force)
+        if there is not None:
+            return there, False
         if not force:
             raise UsageError(
                 f"there is another image named {name!r}",
@@ -135,6 +133,24 @@ def _installed(images: Path, source: str, name: str | None) -> Bundle | None:
         if bundle.recipe.get(INSTALLED_FROM) == source and name in (None, candidate):
             return bundle
     return None
+
+
+def _same_there(folder: Path, bundle: Bundle, *, force: bool) -> Bundle | None:
+    """The stored bundle where it is this one and whole; a damaged one may be replaced by force.
+
+    :raise ImageError: it is damaged, and not to be replaced.
+    """
+    try:
+        now = read_bundle(folder)
+        if now.digest != bundle.digest:
+            return None
+        for file in now.files:
+            verify_file(folder, file)
+    except ImageError:
+        if not force:
+            raise
+        return None
+    return now
 
 
 def _manifest(source: str) -> Bundle:

@@ -26,6 +26,7 @@ _NO_ROOT = re.compile(r"Unable to mount root fs|No working init found|No init fo
 _WHEN = {"run": "while it ran", "stop": "while it was stopped"}
 # The last words of an agent that gives a guest up (`crates/agent/src/init/mod.rs`).
 _GIVEN_UP = re.compile(r"inn-agent: (root|disk|share|init): (.{1,300})")
+_NO_DRIVER = re.compile(r"the kernel has no driver (\w{1,40})$")
 _INIT_DIED = re.compile(r"Attempted to kill init")
 
 
@@ -83,6 +84,13 @@ def explain_end(seen: Observation) -> InnError:
 
 
 def _explain_given_up(seen: Observation, what: str, why: str) -> InnError:
+    if (lacking := _NO_DRIVER.search(why)) is not None:
+        return BootFailed(
+            f"the guest's kernel has no driver {lacking[1]}, which its {what} needs",
+            stage=seen.stage,
+            evidence=(why,),
+            fix="choose another kernel with --flavour, or make the image with another one",
+        )
     fix = {
         "disk": "the disk is as it was found, or as far repaired as could be; make a copy of "
         "it before anything else, or start without it",

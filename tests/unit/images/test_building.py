@@ -88,6 +88,20 @@ def test_a_kill_at_any_moment_leaves_a_whole_image_or_none(builder: Builder) -> 
     assert builder.left() == []
 
 
+def test_two_builds_of_one_name(builder: Builder, tmp_path: Path, eventually: Wait) -> None:
+    go = tmp_path / "go"
+    builder.mmdebstrap(before=f"while ! [ -e {go} ]; do sleep 0.05; done")
+    with builder.start("build", "debian") as one, builder.start("build", "debian") as other:
+        eventually(lambda: len(list(builder.images.glob(".build-*/tmp"))) == 2)
+        go.touch()
+        told = [process.communicate(timeout=50) for process in (one, other)]
+    assert (one.returncode, other.returncode) == (0, 0), told
+    # Both made the same; it is new to one of them, whichever was first.
+    assert sorted(b"(unchanged)" in out for out, _ in told) == [False, True]
+    assert verify_bundle(builder.images, "debian") == []
+    assert builder.left() == []
+
+
 def test_a_flipped_byte_is_told_by_file_name(builder: Builder) -> None:
     assert builder.run("build", "debian")[0] == 0
     root = builder.images / "debian/root.erofs"

@@ -48,6 +48,16 @@ def seen(stage: str = "boot", **values: object) -> Observation:
             "--memory",
         ),
         (
+            seen(
+                code=0,
+                shutdown="guest-reset",
+                console=("inn-agent: root: mount /dev/vda: the kernel has no driver erofs",),
+            ),
+            BootFailed,
+            "the guest's kernel has no driver erofs, which its root needs",
+            "--flavour",
+        ),
+        (
             seen("run", code=0, panic=INIT_DIED, console=(INIT_DIED,)),
             GuestLost,
             "the agent (PID 1) died in the guest",

@@ -122,7 +122,7 @@ fn mount_source(root: &Root, target: &str) -> io::Result<()> {
         // A kernel or a file system that does not take them is no worse without.
         result = mount(Some(&source), target, Some(fstype), flags, options);
     }
-    result.map_err(|errno| failed(&format!("mount {} ({fstype})", source.display()), errno))
+    result.map_err(|errno| unmounted(&source.display().to_string(), fstype, errno))
 }
 
 /// The host serves it read-only, so the mount need not be.
@@ -138,13 +138,11 @@ fn mount_tools(tools: &Tools, top: &str) -> io::Result<()> {
     // On a read-only root without this folder, the mount says so.
     let _ = make_folder(&target);
     let disk = find_disk(&tools.serial)?;
-    let fstype = Some(tools.fstype.as_str());
+    let fstype = tools.fstype.as_str();
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
-    mount(Some(&disk), target.as_str(), fstype, flags, NONE).map_err(|errno| {
-        failed(
-            &format!("mount {} at {}", disk.display(), tools.place),
-            errno,
-        )
+    mount(Some(&disk), target.as_str(), Some(fstype), flags, NONE).map_err(|errno| {
+        let what = format!("{} at {}", disk.display(), tools.place);
+        unmounted(&what, fstype, errno)
     })
 }
 
@@ -183,7 +181,7 @@ fn put_under_layer(root: &Root) -> io::Result<(&'static str, Option<Report>)> {
         MsFlags::empty(),
         Some(options.as_str()),
     )
-    .map_err(|errno| failed("mount the overlay", errno))?;
+    .map_err(|errno| unmounted("the layer", "overlay", errno))?;
     Ok((MERGED, layer))
 }
 
@@ -282,6 +280,16 @@ pub fn make_folder(path: &str) -> io::Result<()> {
         .recursive(true)
         .mode(0o755)
         .create(path)
+}
+
+/// The error of a mount; the host reads the words about a driver.
+fn unmounted(what: &str, fstype: &str, errno: nix::Error) -> io::Error {
+    match errno {
+        nix::Error::ENODEV => {
+            io::Error::other(format!("mount {what}: the kernel has no driver {fstype}"))
+        }
+        _ => failed(&format!("mount {what} ({fstype})"), errno),
+    }
 }
 
 fn failed(what: &str, errno: nix::Error) -> io::Error {

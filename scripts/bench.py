@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "version": "version",
     "ls": "listing",
     "machines": "machines",
+    "images": "images",
     "exec": "round_trip",
     "vsock": "vsock",
     "memory": "memory",

@@ -28,7 +28,7 @@ _KEEPER_TARGET_MB = 35.0
 def measure(bench: Workspace) -> Result:
     """Start of one machine with its stages; rate and memory of many."""
     result = Result()
-    with _state_of_its_own(bench):
+    with state_of_its_own(bench, "machines"):
         _start(bench, result)
         _many(result, _QUICK_COUNTS if bench.quick else _COUNTS)
     return result
@@ -94,10 +94,10 @@ def _record(inspected: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict
 
 
 @contextlib.contextmanager
-def _state_of_its_own(bench: Workspace) -> Iterator[None]:
+def state_of_its_own(bench: Workspace, name: str) -> Iterator[None]:
     """Machines of the bench, not of the user who measures."""
     before = os.environ.get("INN_STATE_DIR")
-    folder = bench.folder / "machines-state"
+    folder = bench.folder / f"{name}-state"
     folder.mkdir(mode=0o700)
     os.environ["INN_STATE_DIR"] = str(folder)
     try:

@@ -24,7 +24,8 @@ def appended(bench: Workspace, name: str, archive: Archive) -> Path:
     return path
 
 
-def _power_off(bench: Workspace) -> bytes:
+def power_off_program(bench: Workspace) -> bytes:
+    """A program without libc that ends the guest at once, as PID 1 or not."""
     options = ("-static", "-nostdlib", "-Os", "-s", _POWER_OFF)
     return bench.compiled("guest/poweroff.c", *options).read_bytes()
 
@@ -32,7 +33,7 @@ def _power_off(bench: Workspace) -> bytes:
 def power_off(bench: Workspace) -> Path:
     """The image's initramfs, but /init ends the guest at once."""
     archive = Archive()
-    archive.file("init", _power_off(bench), 0o755)
+    archive.file("init", power_off_program(bench), 0o755)
     return appended(bench, "power-off", archive)
 
 
@@ -40,7 +41,7 @@ def minimal(bench: Workspace) -> Path:
     """Nothing but an /init that ends the guest at once."""
     archive = Archive()
     archive.device("dev/console", 0o600, 5, 1)
-    archive.file("init", _power_off(bench), 0o755)
+    archive.file("init", power_off_program(bench), 0o755)
     path = bench.folder / "minimal.cpio"
     path.write_bytes(archive.to_bytes())
     return path

@@ -77,6 +77,15 @@ def run_quietly(argv: Sequence[str], *, limit_s: float = BOOT_LIMIT_S) -> bytes:
 
     :raise Failed: it ended with another code than 0, or not in time.
     """
+    return _run(argv, limit_s).stdout
+
+
+def run_captured(argv: Sequence[str], *, limit_s: float = BOOT_LIMIT_S) -> str:
+    """The stderr of a program, as :func:`run_quietly`."""
+    return _run(argv, limit_s).stderr.decode(errors="replace")
+
+
+def _run(argv: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[bytes]:
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False
@@ -88,7 +97,7 @@ def run_quietly(argv: Sequence[str], *, limit_s: float = BOOT_LIMIT_S) -> bytes:
         raise Failed(
             f"{shlex.join(argv)[:80]} ended with code {done.returncode}: {said or 'silent'}"
         )
-    return done.stdout
+    return done
 
 
 def timed(argv: Sequence[str], *, limit_s: float = BOOT_LIMIT_S) -> float:

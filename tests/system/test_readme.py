@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from console_blocks import blocks, steps
 from guests import BOOT_LIMIT_S
 from terminals import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 
 # Hosts need not have curl; the README's users mostly do. Ours waits for a port
 # that takes longer on a busy host.
@@ -56,16 +58,9 @@ PEOPLE: dict[str, Callable[[Terminal], None]] = {
 }
 
 
-def readme_blocks(kind: str) -> list[str]:
-    return re.findall(
-        rf"^```{kind}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-
-
 def commands(block: str) -> list[str]:
-    """The commands of a console block, without prompts and comments."""
-    lines = block.splitlines()
-    return [re.sub(r"\s{2,}#.*$", "", line[2:]) for line in lines if line.startswith("$ ")]
+    """The commands of a console block."""
+    return [step.command for step in steps(block)]
 
 
 def free_ports(count: int) -> list[int]:
@@ -152,7 +147,7 @@ def test_machines_that_stay() -> None:
 
 
 def test_the_program() -> None:
-    (program,) = readme_blocks("python")
+    (program,) = blocks(README, "python")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
@@ -164,4 +159,4 @@ def test_the_program() -> None:
 
 
 def console(number: int) -> str:
-    return readme_blocks("console")[number]
+    return blocks(README, "console")[number]

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Breaker:
 
     def __init__(self, folder: Path, preload: Path, builder: Builder, before: Path) -> None:
         self._work = folder / "work"
-        self._env = {**builder.env, "LD_PRELOAD": str(preload), "TMPDIR": str(folder)}
+        self._env = {**builder.env, "LD_PRELOAD": str(preload)}
         self.before = before
 
     def rounds(self, how: str, verb: str, source: Path | str, *, before: bool) -> int:
@@ -56,10 +57,12 @@ class Breaker:
 
 
 @pytest.fixture
-def breaker(tmp_path: Path, preload: Path, builder: Builder, exported: Path) -> Iterator[Breaker]:
-    yield Breaker(tmp_path, preload, builder, exported.parent.parent / "made")
-    for left in tmp_path.glob("work"):
-        shutil.rmtree(left)
+def breaker(preload: Path, builder: Builder, exported: Path) -> Iterator[Breaker]:
+    # In memory where that can be: a round syncs dozens of files, and there are hundreds.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="inn-broken-", dir=memory))
+    yield Breaker(folder, preload, builder, exported.parent.parent / "made")
+    shutil.rmtree(folder)
 
 
 @pytest.mark.timeout(120)

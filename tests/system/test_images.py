@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from debian_images import BUILD_LIMIT_S, provide_debian, run_image
@@ -22,6 +23,7 @@ echo "module: $(modprobe dummy && ls -d /sys/module/dummy)"
 echo "root: $(grep ' / ' /proc/mounts | cut -d' ' -f1,3)"
 echo "apt: $(apt-get --version | head -n 1 | cut -d' ' -f1)"
 echo "pid 1: $(cat /proc/1/comm)"
+echo "share: $(cat /srv/site/file; touch /srv/site/new 2>&1)"
 echo text > /etc/written && cat /etc/written
 echo done
 cat
@@ -30,8 +32,12 @@ cat
 
 @pytest.mark.slow
 @pytest.mark.timeout(BUILD_LIMIT_S + 180)
-def test_debian_runs_and_its_image_is_held(debian_image: str, inn: Inn, start_inn: Start) -> None:
-    guest = start_inn("--image", debian_image, "--", "sh", "-c", SCRIPT, name="deb")
+def test_debian_runs_and_its_image_is_held(
+    debian_image: str, inn: Inn, start_inn: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("of the host, ")
+    share = ("-v", f"{tmp_path}:/srv/site:ro")
+    guest = start_inn("--image", debian_image, *share, "--", "sh", "-c", SCRIPT, name="deb")
     out = guest.process.stdout
     assert out is not None
     lines = []
@@ -48,6 +54,7 @@ def test_debian_runs_and_its_image_is_held(debian_image: str, inn: Inn, start_in
         "root: overlay overlay",
         "apt: apt",
         "pid 1: systemd",
+        "share: of the host, touch: cannot touch '/srv/site/new': Read-only file system",
         "text",
         "done",
     ], guest.finish()

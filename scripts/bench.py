@@ -34,6 +34,8 @@ MEASUREMENTS = {
     "machines": "machines",
     "images": "images",
     "exec": "round_trip",
+    "host-root": "host_root",
+    "shares": "shares",
     "vsock": "vsock",
     "memory": "memory",
     "disks": "disks",

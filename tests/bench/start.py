@@ -71,8 +71,10 @@ def _against_virtme(bench: Workspace, result: Result, ours: Series) -> None:
     result.compare(ours, found[VIRTME])
 
 
-def virtme_argv(bench: Workspace) -> list[str]:
+def virtme_argv(bench: Workspace, kernel: str | None = None) -> list[str]:
     """virtme-ng with our kernel, the host's root file system and no KVM where we have none.
+
+    :param kernel: another one, with its modules in /lib/modules.
 
     :raise Skipped: it is not installed.
     """
@@ -81,8 +83,19 @@ def virtme_argv(bench: Workspace) -> list[str]:
     memory = f"{machine['memory_bytes'] >> 20}M"
     # It starts programs of its own by name.
     path = f"PATH={Path(vng).parent}:{bench.environment_path()}"
-    argv = ["env", path, vng, "--run", image["kernel_source"], "--cpus", str(machine["cpus"])]
+    argv = [
+        "env",
+        path,
+        vng,
+        "--run",
+        kernel or image["kernel_source"],
+        "--cpus",
+        str(machine["cpus"]),
+    ]
     argv += ["--memory", memory, "--exec", "true"]
     if bench.plan["host"]["accelerator"]["accel"] != "kvm":
         argv.append("--disable-kvm")
+    if kernel is not None:
+        # Debian 12's virtiofsd does not take its options, and 9p is on PCI alone.
+        argv += ["--force-9p", "--disable-microvm"]
     return argv

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from full_kernel import provide_full_kernel
-from guests import Background, Inn, Running, Start
+from guests import Inn, Running, Start
 
 WATCHER = "/mnt/one/watcher"
 
@@ -85,21 +85,3 @@ def test_a_read_only_share_wakes_over_9p_and_not_over_virtiofs(
     lines_until(guest, "ready")
     (folder / "old").write_text("changed\n")
     lines_until(guest, "c /mnt/one old")
-
-
-def test_a_share_that_comes_later_wakes_too(folder: Path, inn: Inn, background: Background) -> None:
-    try:
-        made = inn("create", "later", "--notify")
-        assert made.code == 0, made.error
-        begun = inn("start", "later")
-        assert begun.code == 0, begun.error
-        added = inn("share", "add", "later", f"{folder}:/mnt/one")
-        assert added.code == 0, added.error
-        watcher = background("exec", "later", WATCHER, "/mnt/one")
-        out = watcher.stdout
-        assert out is not None
-        assert out.readline() == b"ready\n"
-        (folder / "old").write_text("changed\n")
-        assert out.readline() == b"c /mnt/one old\n"
-    finally:
-        inn("rm", "-f", "later")

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from innkeeper.agent.announce import AnnounceServer, Failure
     from innkeeper.keeper.forward import Forwarder
     from innkeeper.keeper.network import NetworkSide
-    from innkeeper.keeper.notify import Notifier
     from innkeeper.keeper.peers import Peers
     from innkeeper.keeper.shareside import ShareSide
     from innkeeper.switchboard.device import Switchboard
@@ -183,7 +182,6 @@ class Start:
         self._on_forwards = on_forwards
         self._on_peers = on_peers
         self._on_shares = on_shares
-        self._notifier: Notifier | None = None
         self._audience = audience
         self._since = time.monotonic()
 
@@ -238,7 +236,7 @@ class Start:
                 if plan.machine.notify:
                     from innkeeper.keeper.notify import open_notifier
 
-                    self._notifier = await open_notifier(plan, guest.announce, self._tell, stack)
+                    await open_notifier(plan, guest.announce, self._tell, stack)
             if shares is not None:
                 shares.agent_answers()
             outer.push_async_exit(stack.pop_all())
@@ -250,14 +248,9 @@ class Start:
             return None
         from innkeeper.keeper.shareside import ShareSide
 
-        side = ShareSide(plan, self._held.folder, on_change=self._shares_changed, tell=self._tell)
+        side = ShareSide(plan, self._held.folder, on_change=self._on_shares, tell=self._tell)
         side.open(stack)
         return side
-
-    def _shares_changed(self, plan: SharePlan, report: ShareReport) -> None:
-        self._on_shares(plan, report)
-        if self._notifier is not None:
-            self._notifier.follow(plan.shares)
 
     async def _open_network(self, stack: AsyncExitStack) -> NetworkSide | None:
         if self._plan.machine.network == "none":

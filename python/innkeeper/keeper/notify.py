@@ -77,8 +77,8 @@ class Notifier:
 
     async def _catch_up(self) -> None:
         wanted: dict[str, str] | None = None
-        # It may change while a folder is walked through, or all be over.
-        while wanted is not self._wanted and self._watch.fd >= 0:
+        # It may change while a folder is walked through.
+        while wanted is not self._wanted:
             wanted = self._wanted
             for key, folder in tuple(self._folders.items()):
                 if wanted.get(key) != folder:

@@ -52,3 +52,10 @@ def test_every_how_to_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = [f"how-to/{page.name}" for page in (ROOT / "docs" / "how-to").glob("*.md")]
     assert [page for page in pages if f"]({page})" not in index] == []
+
+
+def test_decisions_are_numbered() -> None:
+    decisions = sorted((ROOT / "docs/adr").glob("*.md"))
+    for number, page in enumerate(decisions, 1):
+        assert page.name.startswith(f"{number:04}-"), page.name
+        assert page.read_text().startswith(f"# {number}. "), page.name

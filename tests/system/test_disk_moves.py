@@ -229,7 +229,10 @@ def test_a_cancelled_export_leaves_nothing(
     target = tmp_path / "target"
     target.mkdir()
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        child = background("disk", "export", "data", str(target / "a"), "--progress", "json")
+        # At this level it takes many times as long as until its first word.
+        child = background(
+            *("disk", "export", "data", str(target / "a")), "--level", "19", "--progress", "json"
+        )
         assert child.stderr is not None
         # It has written something by then.
         while json.loads(child.stderr.readline())["done_bytes"] == 0:

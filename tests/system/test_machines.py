@@ -38,6 +38,8 @@ def test_the_whole_life_of_a_machine(inn: Inn, machine: str) -> None:
     done = inn("exec", machine, "sh", "-c", "touch /tmp/kept; cat", stdin=b"in")
     assert (done.code, done.stdout) == (0, b"in")
     assert inn("exec", machine, "test", "-e", "/tmp/kept").code == 0
+    # It looks at every file system, so it waits for whatever does not answer.
+    assert inn("exec", machine, "--", "sync").code == 0
 
     assert inn("wait", machine, "--for", "agent").stdout == b"running\n"
     assert inn("stop", machine).code == 0

@@ -38,8 +38,9 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     modules::load_all(&cmdline.modules, &mut problems);
     mounts::mount_firmware_variables(&mut problems);
     problems.say_all();
+    let shares = wanted_shares(&cmdline);
     // The tree is in /run, which goes along to a new root; that may be a share too.
-    if let Some(shares) = &cmdline.shares {
+    if let Some(shares) = shares {
         let result = shares::mount_tree(&shares.transport);
         insist("share", result, &mut problems);
     }
@@ -50,7 +51,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
             disks::tools::drop_all();
         }
     }
-    if let Some(shares) = &cmdline.shares {
+    if let Some(shares) = shares {
         insist("share", shares::attach(shares), &mut problems);
     }
     if let Some(init) = cmdline.root.as_ref().and_then(|root| root.init.as_deref()) {
@@ -65,6 +66,16 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
         starts_units: !cmdline.units_off,
     };
     (settings, problems.list)
+}
+
+/// What is to be mounted of the host's folders. Where they may only come later, no
+/// server runs yet, and whatever looks at all file systems, as sync(2), would wait
+/// for its answer.
+fn wanted_shares(cmdline: &cmdline::Cmdline) -> Option<&shares::Shares> {
+    let is_root = |root: &cmdline::Root| matches!(root.source, cmdline::Source::Share(_));
+    let has_root = cmdline.root.as_ref().is_some_and(is_root);
+    let shares = cmdline.shares.as_ref()?;
+    (has_root || !shares.places.is_empty()).then_some(shares)
 }
 
 /// Goes on with a root of its own, still with the agent as PID 1.

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from guests import INN
 
+import innkeeper.images
 from innkeeper.images.debian import recipe_digest
 from innkeeper.model.recipe import Recipe
 from innkeeper.registry.layout import plan_layout
@@ -32,7 +35,20 @@ def cached_export(recipe: Recipe) -> Path:
     """Where an image of this recipe is kept from one run of the tests to the next."""
     cache = plan_layout(os.environ, os.geteuid()).cache / "test-images"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return cache / f"debian-{recipe_digest(recipe)[:16]}"
+    # What another state of the builder made need not be what this one makes.
+    return cache / f"debian-{recipe_digest(recipe)[:16]}-{_builder_digest()[:16]}"
+
+
+def _builder_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(innkeeper.images.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _remove_older(folder: Path) -> None:
+    for path in folder.parent.glob(folder.name.rpartition("-")[0] + "*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def provide_debian(name: str, recipe: Recipe, *options: str) -> str:
@@ -42,6 +58,7 @@ def provide_debian(name: str, recipe: Recipe, *options: str) -> str:
     """
     folder = cached_export(recipe)
     if not folder.is_dir():
+        _remove_older(folder)
         run_image("build", "debian", *options, "--name", name)
         run_image("export", name, str(folder))
     else:

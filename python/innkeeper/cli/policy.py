@@ -23,6 +23,7 @@ from innkeeper.model.policy import (
     judge,
 )
 from innkeeper.model.topology import Topology
+from innkeeper.model.viptables import ADDED_LINE
 from innkeeper.registry.layout import host_layout
 from innkeeper.registry.topologies import load_stored
 from innkeeper.system.interrupt import interruptible
@@ -82,7 +83,8 @@ def explain(source: str, destination: str, port: int | None, **values: Any) -> i
                 "port": number,
                 "operation": operation,
                 "rule": rule.number if rule else None,
-                "line": rule.line if rule else None,
+                "line": (rule.line or None) if rule else None,
+                "added": rule is not None and rule.line == ADDED_LINE,
                 "file": found.policy.source,
             }
         )
@@ -137,7 +139,14 @@ def reason(policy: Policy, judgement: Judgement) -> str:
     if judgement.rule is None:
         return f"no rule of {policy.source} matches, so the answer is no"
     rule = judgement.rule
-    return f"rule {rule.number}, {policy.source} line {rule.line}: {rule_text(rule)}"
+    return f"rule {rule.number}, {rule_place(policy, rule)}: {rule_text(rule)}"
+
+
+def rule_place(policy: Policy, rule: Rule) -> str:
+    """Where a rule is from."""
+    if rule.line == ADDED_LINE:
+        return "added by viptables"
+    return f"{policy.source} line {rule.line}"
 
 
 def rule_text(rule: Rule) -> str:

@@ -118,7 +118,8 @@ class Peers:
                 "operation": operation,
                 "peer_cid": cid,
                 "rule": rule.number if rule else None,
-                "line": rule.line if rule else None,
+                # None: it was added, and stands in no file.
+                "line": (rule.line or None) if rule else None,
             }
             self._audit.write(msgspec.json.encode(told) + b"\n")
         if lost:

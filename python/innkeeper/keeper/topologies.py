@@ -20,6 +20,7 @@ from innkeeper.keeper.client import ask_keeper
 from innkeeper.keeper.machines import remove_machine, start_machine, stop_machines
 from innkeeper.keeper.messages import ApplyPolicy
 from innkeeper.model.topology import Topology
+from innkeeper.model.viptables import Entry, entries_of
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import (
     create_machine,
@@ -37,6 +38,7 @@ from innkeeper.registry.topologies import (
     store_topology,
     topology_names,
 )
+from innkeeper.system.locks import lock_folder
 
 _APPLY_LIMIT_S = 5.0
 Tell = Callable[[str], None]
@@ -104,6 +106,31 @@ def apply_policy(layout: Layout, stored: Stored) -> Topology:
     :raise InnError: a keeper did not take it; the old policy is in force.
     """
     topology = stored.parsed()
+    load_stored(layout, topology.name)
+    with lock_folder(layout.topologies):
+        return _replace_policy(layout, topology, stored)
+
+
+def change_rules(
+    layout: Layout,
+    name: str,
+    change: Callable[[Topology, tuple[Entry, ...]], tuple[Entry, ...]],
+) -> Topology:
+    """Change the rules of a topology that is up, one by one; all keepers take it, or none.
+
+    :param change: makes other entries of what is in force; nobody else changes it meanwhile.
+    :raise InnError: as :func:`apply_policy`, or what `change` raises.
+    """
+    load_stored(layout, name)
+    with lock_folder(layout.topologies):
+        before = load_stored(layout, name)
+        topology = before.parsed()
+        entries = entries_of(topology.policy) if before.entries is None else before.entries
+        stored = msgspec.structs.replace(before, entries=change(topology, entries))
+        return _replace_policy(layout, stored.parsed(), stored)
+
+
+def _replace_policy(layout: Layout, topology: Topology, stored: Stored) -> Topology:
     before = load_stored(layout, topology.name)
     members = before.parsed().members
     if set(members) != set(topology.members):

@@ -13,6 +13,7 @@ import msgspec
 
 from innkeeper.errors import HostError, InnError, UnknownName, UsageError
 from innkeeper.model.topology import Topology, parse_topology
+from innkeeper.model.viptables import Entry, with_entries
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import load_machine, machine_names
 from innkeeper.system.files import make_folder, naming_errors, read_whole, write_atomic
@@ -27,14 +28,19 @@ class Stored(msgspec.Struct, frozen=True):
 
     :ivar origin: the file that it is from.
     :ivar text: what stood there.
+    :ivar entries: the rules in force, where they are not those of the text.
     """
 
     origin: str
     text: str
+    entries: tuple[Entry, ...] | None = None
 
     def parsed(self) -> Topology:
-        """The topology itself."""
-        return parse_topology(self.text, source=self.origin)
+        """The topology itself, with the rules in force."""
+        topology = parse_topology(self.text, source=self.origin)
+        if self.entries is None:
+            return topology
+        return msgspec.structs.replace(topology, policy=with_entries(topology.policy, self.entries))
 
 
 def store_topology(layout: Layout, name: str, stored: Stored) -> None:

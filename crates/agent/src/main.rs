@@ -14,6 +14,7 @@ mod control;
 mod disks;
 mod failures;
 mod forward;
+mod guest;
 mod guestlog;
 mod holders;
 mod init;

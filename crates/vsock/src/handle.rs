@@ -8,6 +8,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use inn_reactor::check_socket;
 use vhost::vhost_user::BackendReqHandler;
 
 use crate::config::Config;
@@ -15,7 +16,7 @@ use crate::device::Device;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::event_loop::{Command, EventLoop, Mailbox};
-use crate::listeners::{Clients, check_socket};
+use crate::listeners::Clients;
 use crate::muxer::Muxer;
 use crate::peers::{Decisions, Peer};
 use crate::poller::Poller;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::hybrid::{self, Line, MAX_LINE};
 use crate::muxer::Muxer;
@@ -52,16 +52,6 @@ pub(crate) struct Handshake {
     received: [u8; MAX_LINE],
     filled: usize,
     deadline: Option<Instant>,
-}
-
-/// Makes sure that `fd` is a Unix stream socket, and listening where asked.
-pub(crate) fn check_socket(fd: &OwnedFd, listening: bool) -> io::Result<()> {
-    let is_stream = sockopt::socket_domain(fd)? == AddressFamily::UNIX
-        && sockopt::socket_type(fd)? == SocketType::STREAM;
-    if !is_stream || sockopt::socket_acceptconn(fd)? != listening {
-        return Err(Errno::INVAL.into());
-    }
-    Ok(())
 }
 
 impl Muxer {

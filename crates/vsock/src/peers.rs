@@ -7,15 +7,8 @@
 //! `LINK <port> <own port>\n`; `OK <n>\n` comes back when the other guest
 //! accepted. Each side holds its own table and refuses what is not in it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
-
-use rustix::event::{EventfdFlags, eventfd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Decisions that wait for a reader; more are counted as lost.
-const DECISIONS_KEPT: usize = 4096;
 
 /// What is allowed between this guest and another.
 #[derive(Debug, Clone, Default)]
@@ -126,52 +119,7 @@ impl Peers {
 }
 
 /// Decisions on their way to whoever keeps the audit.
-#[derive(Debug)]
-pub struct Decisions {
-    waiting: Mutex<(VecDeque<Decision>, u64)>,
-    ready: OwnedFd,
-}
-
-impl Decisions {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            waiting: Mutex::default(),
-            ready: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
-    }
-
-    pub(crate) fn note(&self, decision: Decision) {
-        let mut waiting = self.lock();
-        if waiting.0.len() >= DECISIONS_KEPT {
-            waiting.1 += 1;
-            return;
-        }
-        waiting.0.push_back(decision);
-        // One wake-up for all that come until somebody reads.
-        if waiting.0.len() == 1 {
-            let _ = rustix::io::write(&self.ready, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// Takes what waits, oldest first, and how many were lost before it.
-    #[must_use]
-    pub fn take(&self) -> (Vec<Decision>, u64) {
-        let mut waiting = self.lock();
-        let _ = rustix::io::read(&self.ready, &mut [0u8; 8]);
-        let lost = std::mem::take(&mut waiting.1);
-        (waiting.0.drain(..).collect(), lost)
-    }
-
-    /// Readable while decisions wait.
-    #[must_use]
-    pub fn ready(&self) -> &OwnedFd {
-        &self.ready
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (VecDeque<Decision>, u64)> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub type Decisions = inn_reactor::Outbox<Decision>;
 
 #[cfg(test)]
 mod tests {
@@ -209,23 +157,5 @@ mod tests {
         assert_eq!(peers.judge(7, 22, true), Verdict::Allowed);
         peers.count_closed(7);
         assert!(peers.streams.is_empty());
-    }
-
-    #[test]
-    fn decisions_are_bounded_and_their_loss_counted() {
-        let decisions = Decisions::new().unwrap();
-        let decision = Decision {
-            peer_cid: 7,
-            outgoing: true,
-            port: 1,
-            from_port: 2,
-            verdict: Verdict::Denied,
-        };
-        for _ in 0..DECISIONS_KEPT + 3 {
-            decisions.note(decision);
-        }
-        let (taken, lost) = decisions.take();
-        assert_eq!((taken.len(), lost), (DECISIONS_KEPT, 3));
-        assert_eq!(decisions.take(), (vec![], 0));
     }
 }

@@ -234,8 +234,7 @@ impl RegisterRing {
     }
 
     /// Whether any domain could register this.
-    #[must_use]
-    pub const fn well_formed(&self) -> bool {
+    pub(crate) const fn well_formed(&self) -> bool {
         self.flags & !FAIL_EXIST == 0
             && self.pad == 0
             && self.len >= MIN_RING

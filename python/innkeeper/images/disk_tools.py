@@ -15,12 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import MissingProgram
 from innkeeper.images.source import Report
 from innkeeper.images.store import Store
 from innkeeper.model.disk import FsType
 from innkeeper.model.image import Image
-from innkeeper.system.process import find_program, run_tool
+from innkeeper.system.process import require_program, run_tool
 
 # Counts up with every change of what is made of the same inputs.
 BUILDER_VERSION = 1
@@ -100,11 +99,10 @@ def _loader() -> str:
 
 
 def _find(program: str, fstype: FsType) -> Path:
-    path = find_program(program)
-    if path is None:
-        raise MissingProgram(
-            f"{program} is not installed, with which a guest makes and repairs {fstype}",
-            stage="image",
-            fix=f"apt-get install {_PACKAGES[fstype]}",
-        )
+    path = require_program(
+        program,
+        stage="image",
+        brief=f"{program} is not installed, with which a guest makes and repairs {fstype}",
+        fix=f"apt-get install {_PACKAGES[fstype]}",
+    )
     return Path(path)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from innkeeper.errors import MissingProgram
 from innkeeper.images.disk_tools import tools_archive
 from innkeeper.images.source import Report
 from innkeeper.images.store import Store
 from innkeeper.images.tiny import prepare_tiny
 from innkeeper.model.disk import FsType
 from innkeeper.model.image import Image
-from innkeeper.system.process import find_program
+from innkeeper.system.process import require_program
 
 # Counts up with every change of what is made of the same inputs.
 BUILDER_VERSION = 1
@@ -58,11 +57,10 @@ def prepare_worker(cache_dir: Path, fstype: FsType, *, report: Report) -> Path:
 
 
 def _find(program: str, fstype: FsType) -> Path:
-    path = find_program(program)
-    if path is None:
-        raise MissingProgram(
-            f"{program} is not installed, with which a guest resizes {fstype}",
-            stage="image",
-            fix=f"apt-get install {_PACKAGES[fstype]}",
-        )
+    path = require_program(
+        program,
+        stage="image",
+        brief=f"{program} is not installed, with which a guest resizes {fstype}",
+        fix=f"apt-get install {_PACKAGES[fstype]}",
+    )
     return Path(path)

@@ -17,11 +17,10 @@ from innkeeper.errors import HostError
 from innkeeper.model.share import SharePlan
 from innkeeper.shares.plan import sandbox_argv
 from innkeeper.system import share_sandbox
+from innkeeper.system.child_watch import ChildWatch
 from innkeeper.system.process import Child, spawn
 from innkeeper.system.sockets import StreamSocket, connect_unix, listen_unix
 
-# A server says little; a guest cannot make it say more than this in memory.
-_STDERR_LIMIT = 16 * 1024
 _CONNECT_LIMIT_S = 5.0
 
 
@@ -39,19 +38,13 @@ class ShareServer:
         :param path: of the listening socket, where it is there for the guest.
         """
         self.child = child
+        self._watch = ChildWatch(child)
         self._connection = connection
         self._path = path
-        self._stderr = bytearray()
-        self._exited: asyncio.Future[int] | None = None
 
     def watch(self) -> asyncio.Future[int]:
         """A future with the return code, set when the server ends."""
-        if self._exited is None:
-            loop = asyncio.get_running_loop()
-            self._exited = loop.create_future()
-            loop.add_reader(self.child.pidfd, self._on_exit)
-            loop.add_reader(self.child.stderr_fd, self._on_stderr)
-        return self._exited
+        return self._watch.exited()
 
     def take_connection(self) -> StreamSocket:
         """The connection to the server, which is the taker's from then on. To be called once."""
@@ -69,39 +62,16 @@ class ShareServer:
 
     def stderr_lines(self) -> tuple[str, ...]:
         """What the server said on stderr so far (the first 16 KiB), for evidence."""
-        self._on_stderr()
-        return tuple(self._stderr.decode("utf-8", "replace").strip().splitlines())
+        return self._watch.stderr_lines()
 
     def end(self) -> None:
         """Kill the server if it runs, reap it and close everything. Idempotent."""
-        if self._exited is not None:
-            loop = asyncio.get_running_loop()
-            for fd in (self.child.pidfd, self.child.stderr_fd):
-                if fd >= 0:
-                    loop.remove_reader(fd)
-        code = self.child.end()
-        if self._exited is not None and not self._exited.done():
-            self._exited.set_result(code)
+        self._watch.end()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-    def _on_exit(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.child.pidfd)
-        code = self.child.wait(1.0)
-        if self._exited is not None and not self._exited.done():
-            self._exited.set_result(-1 if code is None else code)
-
-    def _on_stderr(self) -> None:
-        chunk = self.child.read_stderr()
-        while chunk:
-            self._stderr += chunk[: _STDERR_LIMIT - len(self._stderr)]
-            chunk = self.child.read_stderr()
-        if chunk == b"" and self.child.stderr_fd >= 0 and self._exited is not None:
-            # End of file keeps a pipe readable for ever.
-            asyncio.get_running_loop().remove_reader(self.child.stderr_fd)
 
 
 def start_server(plan: SharePlan, socket_path: Path) -> ShareServer:

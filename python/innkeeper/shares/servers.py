@@ -14,14 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import msgspec
-
 from innkeeper._version import __version__
 from innkeeper.errors import HostError, MissingProgram
 from innkeeper.model.share import ServerFacts
 from innkeeper.system import share_sandbox
-from innkeeper.system.files import write_atomic
-from innkeeper.system.process import Completed, find_program, run_tool
+from innkeeper.system.process import Completed, require_program, run_tool
+from innkeeper.system.remembered import program_identity, recall, remember
 
 _PROGRAM = "virtiofsd"
 _NINEP = Path(__file__).parent.parent / "_host" / "inn-9p"
@@ -33,21 +31,13 @@ _REINSTALL_FIX = (
 )
 
 
-class _Remembered(msgspec.Struct, frozen=True):
-    identity: str
-    facts: ServerFacts
-
-
 def find_virtiofsd() -> str:
     """The path of virtiofsd: `INN_VIRTIOFSD`, or where Debian has it.
 
     :raise MissingProgram: there is none.
     """
     wanted = os.environ.get("INN_VIRTIOFSD") or _PROGRAM
-    path = find_program(wanted)
-    if path is None:
-        raise MissingProgram(f"{wanted} is not installed", stage="shares", fix=INSTALL_FIX)
-    return path
+    return require_program(wanted, stage="shares", fix=INSTALL_FIX)
 
 
 def ninep_facts() -> ServerFacts:
@@ -67,17 +57,15 @@ def virtiofsd_facts(cache_dir: Path) -> ServerFacts:
     :raise HostError: it does not run on this host, or is none that we know.
     """
     path = find_virtiofsd()
-    stat = Path(path).stat()
-    identity = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+    identity = program_identity(path)
     remembered = cache_dir / "virtiofsd.json"
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        known = msgspec.json.decode(remembered.read_bytes(), type=_Remembered)
-        if known.identity == identity:
-            return known.facts
+    known = recall(remembered, identity, ServerFacts)
+    if known is not None:
+        return known
     done = run_tool([path, "--version"], stage="shares", timeout_s=_TIMEOUT_S, check=False)
     facts = parse_facts(path, done)
     with contextlib.suppress(HostError):
-        write_atomic(remembered, msgspec.json.encode(_Remembered(identity, facts)))
+        remember(remembered, identity, facts)
     return facts
 
 

@@ -3,21 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
-import msgspec
-
-from innkeeper.system.files import write_atomic
 from innkeeper.system.host import boot_identity
+from innkeeper.system.remembered import recall, remember
 
 # Long against the two calls that read the clock, short against a start.
 _WINDOW_MS = 50
-
-
-class _Remembered(msgspec.Struct, frozen=True):
-    identity: str
-    khz: int
 
 
 def find_native_fault() -> str | None:
@@ -37,12 +29,11 @@ def tsc_khz(cache_dir: Path) -> int:
     """
     remembered = cache_dir / "tsc.json"
     identity = boot_identity()
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        known = msgspec.json.decode(remembered.read_bytes(), type=_Remembered)
-        if known.identity == identity:
-            return known.khz
+    known = recall(remembered, identity, int)
+    if known is not None:
+        return known
     from innkeeper import _core
 
     khz = _core.tsc_khz(_WINDOW_MS)
-    write_atomic(remembered, msgspec.json.encode(_Remembered(identity, khz)))
+    remember(remembered, identity, khz)
     return khz

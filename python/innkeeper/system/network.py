@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from innkeeper.errors import HostError, MissingProgram
-from innkeeper.system.process import find_program, run_tool
+from innkeeper.errors import HostError
+from innkeeper.system.process import find_program, require_program, run_tool
 
 # linux/if_tun.h. IFF_VNET_HDR: QEMU hands checksums and segmentation on, as virtio-net does.
 _TUNSETIFF = 0x400454CA
@@ -52,14 +52,11 @@ def network_program(name: str) -> str:
 
     :raise MissingProgram: it is not installed.
     """
-    path = find_program(name)
-    if path is None:
-        raise MissingProgram(
-            f"{name} is not installed",
-            stage="network",
-            fix=f"apt-get install {_PACKAGES.get(name, name)}, or use --network user",
-        )
-    return path
+    return require_program(
+        name,
+        stage="network",
+        fix=f"apt-get install {_PACKAGES.get(name, name)}, or use --network user",
+    )
 
 
 def maps_user(uid: int) -> bool:

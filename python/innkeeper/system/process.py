@@ -268,6 +268,18 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{path}:/usr/sbin:/sbin:/usr/lib/qemu:/usr/libexec")
 
 
+def require_program(name: str, *, stage: str, fix: str, brief: str = "") -> str:
+    """As :func:`find_program`, for one that must be there.
+
+    :param brief: says what is missing, if the program's name does not say enough.
+    :raise MissingProgram: it is not installed.
+    """
+    path = find_program(name)
+    if path is None:
+        raise MissingProgram(brief or f"{name} is not installed", stage=stage, fix=fix)
+    return path
+
+
 def wait_for_pid(pid: int, timeout_s: float) -> bool:
     """True when there is no process with this pid, or it ended within the time."""
     try:

@@ -17,14 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from innkeeper.hypervisors.qemu.plan import QemuPlan, render_argv
+from innkeeper.system.child_watch import ChildWatch
 from innkeeper.system.process import Child, spawn
 from innkeeper.system.sockets import StreamSocket, stream_pair
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
-
-# QEMU says little; a guest cannot make it say more than this in memory.
-_STDERR_LIMIT = 16 * 1024
 
 
 class Qemu:
@@ -41,6 +39,7 @@ class Qemu:
 
     def __init__(self, child: Child, ends: dict[str, StreamSocket]) -> None:
         self.child = child
+        self._watch = ChildWatch(child)
         self.console = ends["console"]
         self.vsock: StreamSocket | None = ends["vsock"]
         self.shutdown_reason: str | None = None
@@ -49,18 +48,10 @@ class Qemu:
         self._qmp_end = ends["qmp"]
         self._qmp: QMPClient | None = None
         self._events: asyncio.Task[None] | None = None
-        self._exited: asyncio.Future[int] | None = None
-        self._stderr = bytearray()
 
     def watch(self) -> asyncio.Future[int]:
         """A future with the return code, set when the process ends."""
-        if self._exited is None:
-            loop = asyncio.get_running_loop()
-            self._exited = loop.create_future()
-            loop.add_reader(self.child.pidfd, self._on_exit)
-            if self.child.stderr_fd >= 0:
-                loop.add_reader(self.child.stderr_fd, self._on_stderr)
-        return self._exited
+        return self._watch.exited()
 
     async def connect(self) -> None:
         """Wait until QMP answers, which says that the machine is built.
@@ -92,8 +83,7 @@ class Qemu:
 
     def stderr_lines(self) -> tuple[str, ...]:
         """What QEMU said on stderr so far (the first 16 KiB), for evidence."""
-        self._on_stderr()
-        return tuple(self._stderr.decode("utf-8", "replace").strip().splitlines())
+        return self._watch.stderr_lines()
 
     async def end(self) -> int:
         """Kill QEMU if it runs, reap it and close everything. Idempotent.
@@ -101,15 +91,7 @@ class Qemu:
         A guest without a writable disk has nothing to lose; guests that have
         are shut down before this is called.
         """
-        loop = asyncio.get_running_loop()
-        if self.child.pidfd >= 0:
-            loop.remove_reader(self.child.pidfd)
-        self.stderr_lines()
-        if self.child.stderr_fd >= 0:
-            loop.remove_reader(self.child.stderr_fd)
-        code = self.child.end()
-        if self._exited is not None and not self._exited.done():
-            self._exited.set_result(code)
+        code = self._watch.end()
         if self._events is not None:
             self._events.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):  # any end is an end
@@ -121,21 +103,6 @@ class Qemu:
             if end is not None:
                 end.close()
         return code
-
-    def _on_exit(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.child.pidfd)
-        code = self.child.wait(1.0)
-        if self._exited is not None and not self._exited.done():
-            self._exited.set_result(-1 if code is None else code)
-
-    def _on_stderr(self) -> None:
-        chunk = self.child.read_stderr()
-        while chunk:
-            self._stderr += chunk[: _STDERR_LIMIT - len(self._stderr)]
-            chunk = self.child.read_stderr()
-        if chunk == b"" and self.child.stderr_fd >= 0:
-            # End of file keeps a pipe readable for ever.
-            asyncio.get_running_loop().remove_reader(self.child.stderr_fd)
 
     async def _follow_events(self, qmp: QMPClient) -> None:
         async for event in qmp.events:

@@ -7,17 +7,14 @@ identity (path, size, time) of the binary.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from pathlib import Path
 
-import msgspec
-
-from innkeeper.errors import HostTooOld, MissingProgram
+from innkeeper.errors import HostTooOld
 from innkeeper.model.host import QemuFacts
-from innkeeper.system.files import write_atomic
-from innkeeper.system.process import find_program, run_tool
+from innkeeper.system.process import require_program, run_tool
+from innkeeper.system.remembered import program_identity, recall, remember
 
 # Debian 12's release. vhost-user-vsock on virtio-mmio and inherited chardev
 # descriptors are tested from there on.
@@ -37,25 +34,18 @@ _MACHINES = ("microvm", "q35")
 _TIMEOUT_S = 20.0
 
 
-class _Remembered(msgspec.Struct, frozen=True):
-    identity: str
-    facts: QemuFacts
-
-
 def find_qemu() -> str:
     """The path of QEMU: `INN_QEMU`, or the one in PATH.
 
     :raise MissingProgram: there is none.
     """
     wanted = os.environ.get("INN_QEMU") or _PROGRAM
-    path = find_program(wanted)
-    if path is None:
-        raise MissingProgram(
-            f"QEMU ({wanted}) is not installed",
-            stage="qemu",
-            fix="apt-get install qemu-system-x86, or name the program in INN_QEMU",
-        )
-    return path
+    return require_program(
+        wanted,
+        stage="qemu",
+        brief=f"QEMU ({wanted}) is not installed",
+        fix="apt-get install qemu-system-x86, or name the program in INN_QEMU",
+    )
 
 
 def qemu_facts(cache_dir: Path) -> QemuFacts:
@@ -65,18 +55,12 @@ def qemu_facts(cache_dir: Path) -> QemuFacts:
     :raise HostTooOld: it is older than :data:`MINIMUM_VERSION`.
     """
     path = find_qemu()
-    stat = Path(path).stat()
-    asked = ",".join(_DEVICES + _MACHINES)
-    identity = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{asked}"
+    identity = f"{program_identity(path)}:{','.join(_DEVICES + _MACHINES)}"
     remembered = cache_dir / "qemu.json"
-    facts: QemuFacts | None = None
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        known = msgspec.json.decode(remembered.read_bytes(), type=_Remembered)
-        if known.identity == identity:
-            facts = known.facts
+    facts = recall(remembered, identity, QemuFacts)
     if facts is None:
         facts = _ask(path)
-        write_atomic(remembered, msgspec.json.encode(_Remembered(identity, facts)))
+        remember(remembered, identity, facts)
     if facts.version < MINIMUM_VERSION:
         needed = ".".join(str(part) for part in MINIMUM_VERSION[:2])
         raise HostTooOld(

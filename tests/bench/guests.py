@@ -14,8 +14,33 @@ from pathlib import Path
 from tests.bench.samples import Failed
 from tests.bench.workspace import INN, Workspace, running
 
-# Options of the plan that carry our channels, each with one value.
-_CHANNELS = ("-chardev", "-mon", "-device")
+# Options of the plan without a value.
+_FLAGS = ("-nodefaults", "-no-user-config", "-no-reboot")
+
+
+def without_channels(planned: Sequence[str], *, keep_device: str | None = None) -> list[str]:
+    """The argv of a plan without our channels and devices.
+
+    :param keep_device: a word of the devices that stay.
+    """
+    argv, options = list(planned[:1]), iter(planned[1:])
+    for option in options:
+        if option in _FLAGS:
+            argv.append(option)
+            continue
+        value = next(options)
+        ours = option in {"-chardev", "-mon"} or (
+            option == "-device" and (keep_device is None or keep_device not in value)
+        )
+        if not ours:
+            argv += [option, value]
+    return argv
+
+
+def with_option(argv: list[str], option: str, value: str) -> list[str]:
+    """The argv with another value of an option that it has."""
+    place = argv.index(option) + 1
+    return [*argv[:place], value, *argv[place + 1 :]]
 
 
 def plain_argv(
@@ -25,19 +50,9 @@ def plain_argv(
 
     :param console: the chardev behind the serial port, with its options.
     """
-    planned: list[str] = list(bench.plan["qemu"]["argv"])
-    argv, options = planned[:1], iter(planned[1:])
-    for option in options:
-        if option in {"-nodefaults", "-no-user-config", "-no-reboot"}:
-            argv.append(option)
-            continue
-        value = next(options)
-        if option == "-initrd":
-            value = str(initrd)
-        if option == "-kernel" and kernel is not None:
-            value = kernel
-        if option not in _CHANNELS:
-            argv += [option, value]
+    argv = with_option(without_channels(bench.plan["qemu"]["argv"]), "-initrd", str(initrd))
+    if kernel is not None:
+        argv = with_option(argv, "-kernel", kernel)
     kind, _, rest = console.partition(",")
     chardev = ",".join(part for part in (kind, "id=console", rest) if part)
     return [*argv, "-chardev", chardev, *extra]

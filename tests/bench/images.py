@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import overlays
+from tests.bench.guests import with_option, without_channels
 from tests.bench.machines import state_of_its_own
 from tests.bench.samples import Result, Series, interleave
 from tests.bench.workspace import INN, Workspace, run_captured, run_quietly, timed
@@ -154,18 +155,8 @@ def _floor_argv(bench: Workspace, case: _Case) -> list[str]:
     """The planned QEMU with the root's disk and without any channel, on an initramfs by hand."""
     said = run_quietly([str(INN), "plan", "run", "--image", case.name, "--format=json"])
     plan: dict[str, Any] = json.loads(said)["plan"]
-    planned: list[str] = plan["qemu"]["argv"]
-    argv, options = planned[:1], iter(planned[1:])
-    for option in options:
-        if option in {"-nodefaults", "-no-user-config", "-no-reboot"}:
-            argv.append(option)
-            continue
-        value = next(options)
-        if option == "-initrd":
-            value = str(_initrd(bench, case, plan))
-        if option in {"-chardev", "-mon"} or (option == "-device" and "inn-root" not in value):
-            continue
-        argv += [option, value]
+    argv = without_channels(plan["qemu"]["argv"], keep_device="inn-root")
+    argv = with_option(argv, "-initrd", str(_initrd(bench, case, plan)))
     return [*argv, "-chardev", "null,id=console"]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.bench.guests import with_option, without_channels
 from tests.bench.samples import Failed, Result, Series, Skipped, interleave
 from tests.bench.workspace import BOOT_LIMIT_S, INN, Workspace, run_quietly, running, wait_until
 
@@ -19,9 +20,6 @@ from innkeeper.images.cpio import Archive
 CACHES = {"never": "none", "auto": "auto", "always": "always"}
 BIG_MIB, QUICK_MIB = 64, 4
 _LIMIT_S = 180.0
-
-# Options of the plan that carry our channels, each with one value.
-_CHANNELS = ("-chardev", "-mon", "-device", "-initrd")
 
 INIT = """#!/bin/busybox sh
 export PATH=/bin:/sbin
@@ -145,18 +143,10 @@ def _plain(bench: Workspace, plan: dict[str, Any], place: Path, console: Path) -
     archive.file("init", INIT.encode(), 0o755)
     initrd = bench.folder / "bare-shares.cpio"
     initrd.write_bytes(Path(plan["image"]["initrd"]).read_bytes() + archive.to_bytes())
-    planned: list[str] = plan["qemu"]["argv"]
-    argv, options = planned[:1], iter(planned[1:])
-    for option in options:
-        if option in {"-nodefaults", "-no-user-config", "-no-reboot"}:
-            argv.append(option)
-            continue
-        value = next(options)
-        if option not in _CHANNELS:
-            argv += [option, value]
+    argv = with_option(without_channels(plan["qemu"]["argv"]), "-initrd", str(initrd))
     (device,) = (item for item in plan["qemu"]["devices"] if item["purpose"] == "shares")
     return [
         *argv,
-        *("-initrd", str(initrd), "-chardev", f"file,id=console,path={console}"),
+        *("-chardev", f"file,id=console,path={console}"),
         *("-chardev", f"socket,id=shares,path={place}", "-device", device["option"]),
     ]

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from innkeeper.model.host import AcceleratorVerdict, HostFacts, QemuFacts
@@ -43,3 +46,13 @@ def host() -> HostFacts:
 @pytest.fixture
 def machine() -> Machine:
     return Machine(name="box")
+
+
+@pytest.fixture(scope="session")
+def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that breaks a process at its nth write (props/breaking.py)."""
+    path = tmp_path_factory.mktemp("preload") / "die_at_call.so"
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+    source = Path(__file__).parent / "props" / "die_at_call.c"
+    subprocess.run(["gcc", *flags, "-o", str(path), str(source), "-ldl"], check=True)
+    return path

@@ -34,8 +34,7 @@ from innkeeper.disks.store import (
 from innkeeper.errors import DiskError, HostError, NameInUse, OutOfSpace, UsageError
 
 CONTENT = disk_content(3 * MIB, seed=21)
-PROPS = Path(__file__).parent / "props"
-PRELOAD = Path(__file__).parents[1] / "images" / "props" / "die_at_call.c"
+DRIVER = Path(__file__).parents[1] / "props" / "break_disk.py"
 
 
 @pytest.fixture
@@ -48,11 +47,6 @@ def archive(disk: Path, tmp_path: Path) -> Path:
     path = tmp_path / "archive.zst"
     path.write_bytes(ours(disk, name="web", fstype="btrfs"))
     return path
-
-
-@pytest.fixture
-def disks(tmp_path: Path) -> Path:
-    return tmp_path / "disks"
 
 
 def export(disk: Path, target: Path) -> None:
@@ -291,15 +285,6 @@ def test_looking_at_other_things(disk: Path, tmp_path: Path) -> None:
         inspect_archive(tmp_path / "none")
 
 
-@pytest.fixture(scope="module")
-def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ends a process at its nth write."""
-    path = tmp_path_factory.mktemp("preload") / "die_at_call.so"
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(path), str(PRELOAD)]
-    subprocess.run([*command, "-ldl"], check=True)
-    return path
-
-
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("verb", "before"), [("export", False), ("export", True), ("import", False), ("import", True)]
@@ -317,7 +302,7 @@ def test_killed_at_each_write(
     source = archive if verb == "import" else tmp_path / "disk"
     arguments = [verb, str(source), str(old) if before else "", str(tmp_path / "work")]
     done = subprocess.run(
-        [sys.executable, str(PROPS / "move_kill_driver.py"), *arguments],
+        [sys.executable, str(DRIVER), *arguments],
         env={**os.environ, "LD_PRELOAD": str(preload)},
         capture_output=True,
         timeout=110,

@@ -38,13 +38,7 @@ from innkeeper.errors import NameInUse, OutOfSpace
 from innkeeper.model.disk import OVERLAY_FILE, StoredDisk
 
 CONTENT = disk_content(2 * MIB, seed=31)
-PROPS = Path(__file__).parent / "props"
-PRELOAD = Path(__file__).parents[1] / "images" / "props" / "die_at_call.c"
-
-
-@pytest.fixture
-def disks(tmp_path: Path) -> Path:
-    return tmp_path / "disks"
+DRIVER = Path(__file__).parents[1] / "props" / "break_disk.py"
 
 
 @pytest.fixture
@@ -161,14 +155,13 @@ def test_the_least_size_is_named() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_shrink_killed_at_each_write(disks: Path, disk: StoredDisk, tmp_path: Path) -> None:
-    preload = tmp_path / "die_at_call.so"
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
-    subprocess.run(["gcc", *flags, "-o", str(preload), str(PRELOAD), "-ldl"], check=True)
+def test_a_shrink_killed_at_each_write(
+    disks: Path, disk: StoredDisk, tmp_path: Path, preload: Path
+) -> None:
     change(make_overlay(disks, disk))
     arguments = ["shrink", str(MIB + 65536), str(disks), str(tmp_path / "work")]
     done = subprocess.run(
-        [sys.executable, str(PROPS / "move_kill_driver.py"), *arguments],
+        [sys.executable, str(DRIVER), *arguments],
         env={**os.environ, "LD_PRELOAD": str(preload)},
         capture_output=True,
         timeout=110,

@@ -16,19 +16,7 @@ from pathlib import Path
 import pytest
 from stand_ins import Builder, Server
 
-PROPS = Path(__file__).parent / "props"
-
-
-@pytest.fixture(scope="module")
-def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What breaks a process at its nth write."""
-    path = tmp_path_factory.mktemp("preload") / "die_at_call.so"
-    source = str(PROPS / "die_at_call.c")
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(path), source, "-ldl"],
-        check=True,
-    )
-    return path
+DRIVER = str(Path(__file__).parents[1] / "props" / "break_image.py")
 
 
 class Breaker:
@@ -44,7 +32,7 @@ class Breaker:
 
     def rounds(self, how: str, verb: str, source: Path | str, *, before: bool) -> int:
         """How often it was broken; fails when something was not whole or did not work again."""
-        old, driver = str(self.before) if before else "", str(PROPS / "break_driver.py")
+        old, driver = str(self.before) if before else "", str(DRIVER)
         done = subprocess.run(
             [sys.executable, driver, how, verb, str(source), old, str(self._work)],
             env=self._env,

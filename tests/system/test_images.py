@@ -23,11 +23,14 @@ echo "module: $(modprobe dummy && ls -d /sys/module/dummy)"
 echo "root: $(grep ' / ' /proc/mounts | cut -d' ' -f1,3)"
 echo "apt: $(apt-get --version | head -n 1 | cut -d' ' -f1)"
 echo "pid 1: $(cat /proc/1/comm)"
+echo "ours: $(bash -lc 'command -v inn-guest'), $(inn-guest cid | tr -s 0-9 n)"
 echo "share: $(cat /srv/site/file; touch /srv/site/new 2>&1)"
 echo text > /etc/written && cat /etc/written
 echo done
 cat
 """
+
+SMALL_SCRIPT = "inn-guest cid >/dev/null && cat /etc/debian_version; cat"
 
 
 @pytest.mark.slow
@@ -54,6 +57,7 @@ def test_debian_runs_and_its_image_is_held(
         "root: overlay overlay",
         "apt: apt",
         "pid 1: systemd",
+        "ours: /usr/local/bin/inn-guest, n",
         "share: of the host, touch: cannot touch '/srv/site/new': Read-only file system",
         "text",
         "done",
@@ -74,7 +78,7 @@ def test_a_small_debian_is_built_twice_alike_and_shared(inn: Inn, start_inn: Sta
     provide_debian("small", Recipe(init="agent"), "--init", "agent")
     one = json.loads(run_image("inspect", "small", "--format", "json"))["image"]
     guests = [
-        start_inn("--image", "small", "--", "sh", "-c", "cat /etc/debian_version; cat", name=name)
+        start_inn("--image", "small", "--", "sh", "-c", SMALL_SCRIPT, name=name)
         for name in ("one", "two")
     ]
     # The second build runs while the guests do.

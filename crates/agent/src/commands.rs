@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::agent::{self, Settings};
 use crate::transport::Transport;
-use crate::{applets, console, init};
+use crate::{applets, console, guest, init};
 
 const USAGE: &str = "\
 usage: inn-agent serve [--set-clock | --unix-dir DIR]
@@ -18,6 +18,7 @@ usage: inn-agent serve [--set-clock | --unix-dir DIR]
        inn-agent unix-connect PATH
        inn-agent vsock-connect CID PORT
        inn-agent vsock-listen PORT
+       inn-agent inn-guest COMMAND [ARGUMENT]...
        inn-agent --version
 
   serve             run beside another init, on vsock ports 8888, 9001 and 9002
@@ -29,6 +30,8 @@ usage: inn-agent serve [--set-clock | --unix-dir DIR]
   unix-connect      stdin and stdout lead to a Unix socket
   vsock-connect     stdin and stdout lead to a port of another guest
   vsock-listen      stdin and stdout lead to whoever connects to the port first
+  inn-guest         what a guest's user can ask for (also when started under the
+                    name `inn-guest`)
 ";
 
 /// Exit status of wrong usage.
@@ -44,6 +47,7 @@ const COMMANDS: &[(&str, Command)] = &[
     ("unix-connect", run_unix_connect),
     ("vsock-connect", run_vsock_connect),
     ("vsock-listen", run_vsock_listen),
+    ("inn-guest", run_guest),
     ("--version", print_version),
     ("-V", print_version),
     ("--help", print_usage),
@@ -145,6 +149,10 @@ fn run_vsock_listen(args: &[OsString], _: Duration) -> ExitCode {
     }
 }
 
+fn run_guest(args: &[OsString], _: Duration) -> ExitCode {
+    guest::run(args)
+}
+
 fn number(text: &OsStr) -> Option<u32> {
     text.to_str()?.parse().ok()
 }
@@ -189,6 +197,10 @@ mod tests {
         assert_eq!(
             chosen(&["/proc/self/exe", "sftp-server"]),
             Some("sftp-server")
+        );
+        assert_eq!(
+            chosen(&["/run/innkeeper/bin/inn-guest", "serve"]),
+            Some("inn-guest")
         );
         assert_eq!(chosen(&["inn-agent"]), None);
         assert_eq!(chosen(&["inn-agent", "nonsense"]), None);

@@ -34,7 +34,7 @@ fn environment() {
         "A B=x=y",
         "HOME=/h",
         "TERM=linux",
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/innkeeper/bin",
     ] {
         assert!(text.lines().any(|known| known == line), "{line} in {text}");
     }

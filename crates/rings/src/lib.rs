@@ -20,10 +20,8 @@
 //! checked like all others: hostile callers are expected.
 #![forbid(unsafe_code)]
 
-pub mod abi;
 mod buffer;
 mod domain;
-mod errno;
 mod identity;
 mod line;
 mod mediator;
@@ -35,8 +33,8 @@ mod ring;
 mod send;
 mod settings;
 
-pub use errno::Errno;
 pub use identity::{Domain, Endpoint, Event, RingName, RingStatus};
+pub use inn_ringwire::{Errno, abi};
 pub use mediator::Mediator;
 pub use policy::{AllowAll, Appearance, Operation, Policy, Question, Verdict};
 pub use receive::Message;

@@ -16,7 +16,6 @@ use crate::device::Device;
 use crate::listeners::Clients;
 use crate::peers::Peer;
 use crate::poller::{Event, Poller, Token};
-use crate::services::Target;
 
 /// What other threads ask of the device thread.
 #[derive(Debug)]
@@ -25,54 +24,14 @@ pub(crate) enum Command {
     Publish(OwnedFd, u32),
     /// Serve the device of the guest with this CID on a listener.
     Link(OwnedFd, u64),
-    /// Replace the table of other guests and the host's services, and say when it is in force.
-    SetPeers(HashMap<u64, Peer>, HashMap<u32, Target>, SyncSender<()>),
+    /// Replace the table of other guests, and say when it is in force.
+    SetPeers(HashMap<u64, Peer>, SyncSender<()>),
     /// End.
     Close,
 }
 
 /// The way in for other threads.
-#[derive(Debug)]
-pub(crate) struct Mailbox {
-    /// `None` once the device thread has ended: nobody reads any more.
-    commands: Mutex<Option<Vec<Command>>>,
-    wake: OwnedFd,
-}
-
-impl Mailbox {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        use rustix::event::{EventfdFlags as F, eventfd};
-        let wake = eventfd(0, F::CLOEXEC | F::NONBLOCK)?;
-        Ok(Self {
-            commands: Mutex::new(Some(Vec::new())),
-            wake,
-        })
-    }
-
-    /// Queues a command; gives it back if the device thread has ended.
-    pub(crate) fn post(&self, command: Command) -> Result<(), Command> {
-        match self.lock().as_mut() {
-            Some(commands) => commands.push(command),
-            None => return Err(command),
-        }
-        // An eventfd fails only when it is readable already.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        Ok(())
-    }
-
-    fn take(&self) -> Vec<Command> {
-        let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
-        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    fn seal(&self) {
-        *self.lock() = None;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub(crate) type Mailbox = inn_reactor::Mailbox<Command>;
 
 /// Everything the device thread owns.
 pub(crate) struct EventLoop {
@@ -88,7 +47,7 @@ struct Ended;
 impl EventLoop {
     /// Registers the mailbox and QEMU's socket.
     pub(crate) fn prepare(&self, vhost: &OwnedFd) -> std::io::Result<()> {
-        self.poller.add_level(&self.mailbox.wake, Token::Wake)?;
+        self.poller.add_level(&*self.mailbox, Token::Wake)?;
         self.poller.add_level(vhost, Token::Vhost)
     }
 
@@ -164,8 +123,8 @@ impl EventLoop {
                 let _ = self.device().engine.muxer.add_link(listener, cid);
                 Ok(())
             }
-            Command::SetPeers(table, services, done) => {
-                self.device().engine.muxer.replace_peers(table, services);
+            Command::SetPeers(table, done) => {
+                self.device().engine.muxer.replace_peers(table);
                 // Who asked may have given up waiting.
                 let _ = done.try_send(());
                 Ok(())

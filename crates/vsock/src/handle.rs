@@ -8,6 +8,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use inn_reactor::check_socket;
 use vhost::vhost_user::BackendReqHandler;
 
 use crate::config::Config;
@@ -15,11 +16,10 @@ use crate::device::Device;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::event_loop::{Command, EventLoop, Mailbox};
-use crate::listeners::{Clients, check_socket};
+use crate::listeners::Clients;
 use crate::muxer::Muxer;
 use crate::peers::{Decisions, Peer};
 use crate::poller::Poller;
-use crate::services::Target;
 use crate::stats::{Counters, Stats};
 
 /// A running device. Dropping it closes it.
@@ -123,19 +123,15 @@ impl VsockDevice {
     }
 
     /// Replaces what is allowed between this guest and others, by their CIDs,
-    /// and the host's services, by their ports, and returns when that is in
-    /// force. Streams that the new table does not allow are reset.
+    /// and returns when that is in force. Streams that the new table does not
+    /// allow are reset.
     ///
     /// # Errors
     ///
     /// [`Error::Closed`] as above.
-    pub fn set_peers(
-        &self,
-        table: HashMap<u64, Peer>,
-        services: HashMap<u32, Target>,
-    ) -> Result<(), Error> {
+    pub fn set_peers(&self, table: HashMap<u64, Peer>) -> Result<(), Error> {
         let (done, in_force) = sync_channel(1);
-        self.post(Command::SetPeers(table, services, done))?;
+        self.post(Command::SetPeers(table, done))?;
         in_force.recv().map_err(|_| Error::Closed)
     }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Other guests, and the host's services: which of them this guest may reach, and
-//! who may reach it.
+//! Other guests: which of them this one may reach, and who may reach it.
 //!
 //! A link joins two devices by one Unix socket per stream. The device of the
 //! guest that connects dials the socket that the other's keeper listens on for
@@ -8,21 +7,10 @@
 //! `LINK <port> <own port>\n`; `OK <n>\n` comes back when the other guest
 //! accepted. Each side holds its own table and refuses what is not in it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
 
-use rustix::event::{EventfdFlags, eventfd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use crate::packet::{CID_HOST, Key};
-use crate::services::Target;
-
-/// Decisions that wait for a reader; more are counted as lost.
-const DECISIONS_KEPT: usize = 4096;
-
-/// What is allowed between this guest and another, or the host (CID 2), of which
-/// only `connect` and `max_streams` count.
+/// What is allowed between this guest and another.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     /// Where the other's device listens for this guest; empty where nothing
@@ -73,25 +61,12 @@ fn holds(ranges: &[RangeInclusive<u32>], port: u32) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     table: HashMap<u64, Peer>,
-    services: HashMap<u32, Target>,
     streams: HashMap<u64, usize>,
 }
 
 impl Peers {
-    pub(crate) fn replace(&mut self, table: HashMap<u64, Peer>, services: HashMap<u32, Target>) {
+    pub(crate) fn replace(&mut self, table: HashMap<u64, Peer>) {
         self.table = table;
-        self.services = services;
-    }
-
-    /// What a port of the host leads to, where it is a service.
-    pub(crate) fn service(&self, port: u32) -> Option<&Target> {
-        self.services.get(&port)
-    }
-
-    /// Whether the table decides on a stream. What the host asks for is its
-    /// owner's wish, and its ports that are no services are doors of their own.
-    pub(crate) fn decide_on(&self, key: Key, outgoing: bool) -> bool {
-        key.far_cid != CID_HOST || outgoing && self.services.contains_key(&key.far_port)
     }
 
     pub(crate) fn path(&self, cid: u64) -> Option<&str> {
@@ -144,52 +119,7 @@ impl Peers {
 }
 
 /// Decisions on their way to whoever keeps the audit.
-#[derive(Debug)]
-pub struct Decisions {
-    waiting: Mutex<(VecDeque<Decision>, u64)>,
-    ready: OwnedFd,
-}
-
-impl Decisions {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            waiting: Mutex::default(),
-            ready: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
-    }
-
-    pub(crate) fn note(&self, decision: Decision) {
-        let mut waiting = self.lock();
-        if waiting.0.len() >= DECISIONS_KEPT {
-            waiting.1 += 1;
-            return;
-        }
-        waiting.0.push_back(decision);
-        // One wake-up for all that come until somebody reads.
-        if waiting.0.len() == 1 {
-            let _ = rustix::io::write(&self.ready, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// Takes what waits, oldest first, and how many were lost before it.
-    #[must_use]
-    pub fn take(&self) -> (Vec<Decision>, u64) {
-        let mut waiting = self.lock();
-        let _ = rustix::io::read(&self.ready, &mut [0u8; 8]);
-        let lost = std::mem::take(&mut waiting.1);
-        (waiting.0.drain(..).collect(), lost)
-    }
-
-    /// Readable while decisions wait.
-    #[must_use]
-    pub fn ready(&self) -> &OwnedFd {
-        &self.ready
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (VecDeque<Decision>, u64)> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub type Decisions = inn_reactor::Outbox<Decision>;
 
 #[cfg(test)]
 mod tests {
@@ -203,7 +133,7 @@ mod tests {
             accept: vec![],
             max_streams: 2,
         };
-        peers.replace(HashMap::from([(7, peer)]), HashMap::new());
+        peers.replace(HashMap::from([(7, peer)]));
         peers
     }
 
@@ -227,23 +157,5 @@ mod tests {
         assert_eq!(peers.judge(7, 22, true), Verdict::Allowed);
         peers.count_closed(7);
         assert!(peers.streams.is_empty());
-    }
-
-    #[test]
-    fn decisions_are_bounded_and_their_loss_counted() {
-        let decisions = Decisions::new().unwrap();
-        let decision = Decision {
-            peer_cid: 7,
-            outgoing: true,
-            port: 1,
-            from_port: 2,
-            verdict: Verdict::Denied,
-        };
-        for _ in 0..DECISIONS_KEPT + 3 {
-            decisions.note(decision);
-        }
-        let (taken, lost) = decisions.take();
-        assert_eq!((taken.len(), lost), (DECISIONS_KEPT, 3));
-        assert_eq!(decisions.take(), (vec![], 0));
     }
 }

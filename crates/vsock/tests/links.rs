@@ -62,10 +62,7 @@ impl Pair {
             max_streams: 2,
             ..Peer::default()
         };
-        self.alice
-            .device
-            .set_peers(table(BOB, peer), HashMap::new())
-            .unwrap();
+        self.alice.device.set_peers(table(BOB, peer)).unwrap();
     }
 
     fn bob_takes(&self, port: u32) {
@@ -74,10 +71,7 @@ impl Pair {
             max_streams: 2,
             ..Peer::default()
         };
-        self.bob
-            .device
-            .set_peers(table(ALICE, peer), HashMap::new())
-            .unwrap();
+        self.bob.device.set_peers(table(ALICE, peer)).unwrap();
     }
 
     /// A stream from this port of Alice's to Bob's port 22.
@@ -183,10 +177,7 @@ fn a_new_table_cuts_what_it_does_not_allow() {
 #[test]
 fn a_guest_that_left_the_table_has_no_link() {
     let pair = Pair::new();
-    pair.bob
-        .device
-        .set_peers(HashMap::new(), HashMap::new())
-        .unwrap();
+    pair.bob.device.set_peers(HashMap::new()).unwrap();
     eventually(|| UnixStream::connect(&pair.socket).is_err());
     let mut pair = pair;
     pair.refused(1000, 22);
@@ -260,10 +251,7 @@ fn another_device_may_answer_slowly_and_in_pieces() {
         max_streams: 8,
         ..Peer::default()
     };
-    alice
-        .device
-        .set_peers(table(BOB, peer), HashMap::new())
-        .unwrap();
+    alice.device.set_peers(table(BOB, peer)).unwrap();
     alice.send(Op::Request, 1000, 1);
     let (mut device, _) = listener.accept().unwrap();
     let mut line = [0; 12];

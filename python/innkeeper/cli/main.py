@@ -48,6 +48,7 @@ VERBS = {
     "down": ("innkeeper.cli.topology:down", "Bring a topology down."),
     "ps": ("innkeeper.cli.topology:ps", "Show the topologies that are up."),
     "policy": ("innkeeper.cli.policy:policy", "Say who may reach whom, and why."),
+    "viptables": ("innkeeper.cli.viptables:viptables", "Change rules as Argo's viptables does."),
     "schema": ("innkeeper.cli.schema:schema", "Print the JSON Schema of a file for innkeeper."),
     "plan": ("innkeeper.cli.plan:plan", "Print exactly what a command would do; start nothing."),
     "doctor": (

@@ -13,20 +13,17 @@ from innkeeper.cli.topology import DEFAULT_FILE, read_topology
 from innkeeper.errors import UnknownName, UsageError
 from innkeeper.keeper.topologies import apply_policy, only_topology
 from innkeeper.model.policy import (
-    HOST,
     OPERATIONS,
-    STREAM,
-    Grant,
     Judgement,
     Operation,
     Policy,
     Rule,
     format_ports,
+    grants,
     judge,
-    judge_stream,
-    stream_grants,
 )
 from innkeeper.model.topology import Topology
+from innkeeper.model.viptables import ADDED_LINE
 from innkeeper.registry.layout import host_layout
 from innkeeper.registry.topologies import load_stored
 from innkeeper.system.interrupt import interruptible
@@ -75,26 +72,26 @@ def explain(source: str, destination: str, port: int | None, **values: Any) -> i
     operation: Operation = values["operation"]
     found = _topology(values["file"], values["topology"])
     whom, number = _resolve(found, source, destination, port)
-    judgement, why = judge_wish(found, source, whom, number, operation)
+    judgement = judge(found.policy, source, whom, number, operation)
     if values["output_format"] == "json":
         rule = judgement.rule
         print_json(
             {
                 "allowed": judgement.allowed,
-                "reason": why,
                 "source": source,
                 "destination": whom,
                 "port": number,
                 "operation": operation,
                 "rule": rule.number if rule else None,
-                "line": rule.line if rule else None,
+                "line": (rule.line or None) if rule else None,
+                "added": rule is not None and rule.line == ADDED_LINE,
                 "file": found.policy.source,
             }
         )
     else:
         told = "may" if judgement.allowed else "may not"
         click.echo(f"{source} {told} {operation} to port {number} of {whom}")
-        click.echo(f"  {why}")
+        click.echo(f"  {reason(found.policy, judgement)}")
     return 0 if judgement.allowed else 1
 
 
@@ -114,13 +111,13 @@ def test(file: str) -> int:
         )
     code = 0
     for one in topology.expectations:
-        judgement, why = judge_wish(topology, one.source, one.destination, one.port, one.operation)
+        judgement = judge(topology.policy, one.source, one.destination, one.port, one.operation)
         good = judgement.allowed == (one.expect == "allow")
         code = code if good else 1
         wish = f"{one.source} {one.operation} {one.destination}:{one.port}"
         click.echo(f"{'ok  ' if good else 'FAIL'}  line {one.line}: {wish}, expect {one.expect}")
         if not good:
-            click.echo(f"      {why}")
+            click.echo(f"      {reason(topology.policy, judgement)}")
     return code
 
 
@@ -137,32 +134,19 @@ def apply(file: str) -> None:
     click.echo(topology.name)
 
 
-def judge_wish(
-    topology: Topology, source: str, destination: str, port: int, operation: Operation
-) -> tuple[Judgement, str]:
-    """What becomes of a wish in a topology, and why; streams with the host are special."""
-    if operation in STREAM and source == HOST:
-        return Judgement(
-            allowed=True
-        ), "streams from the host are its owner's, and no rule is asked"
-    if operation not in STREAM or destination != HOST:
-        judgement = judge(topology.policy, source, destination, port, operation)
-    elif port in topology.host_services():
-        judgement = judge_stream(topology.policy, source, HOST, port)
-    else:
-        return Judgement(allowed=False), (
-            f"no service of {topology.policy.source} is at this port of the host; what somebody"
-            f" listens for at vsock.sock_{port} by hand is judged by no rule"
-        )
-    return judgement, reason(topology.policy, judgement)
-
-
 def reason(policy: Policy, judgement: Judgement) -> str:
     """Why a wish is judged so, with the rule and its line."""
     if judgement.rule is None:
         return f"no rule of {policy.source} matches, so the answer is no"
     rule = judgement.rule
-    return f"rule {rule.number}, {policy.source} line {rule.line}: {rule_text(rule)}"
+    return f"rule {rule.number}, {rule_place(policy, rule)}: {rule_text(rule)}"
+
+
+def rule_place(policy: Policy, rule: Rule) -> str:
+    """Where a rule is from."""
+    if rule.line == ADDED_LINE:
+        return "added by viptables"
+    return f"{policy.source} line {rule.line}"
 
 
 def rule_text(rule: Rule) -> str:
@@ -178,23 +162,18 @@ def reach_lines(topology: Topology) -> list[str]:
     rows = [("SOURCE", "DESTINATION", "PORTS", "BY")]
     for source in topology.members:
         for destination in topology.members:
-            for grant in stream_grants(topology.policy, source, destination):
-                if source != destination:
-                    ports = format_ports(((grant.first, grant.last),))
-                    rows.append((source, destination, ports, _by(grant)))
-        for grant in stream_grants(topology.policy, source, HOST):
-            rows += [
-                (source, HOST, str(port), _by(grant))
-                for port in topology.host_services()
-                if grant.holds(port)
-            ]
+            if source == destination:
+                continue
+            heard = grants(topology.policy, source, destination, "listen")
+            for grant in grants(topology.policy, source, destination):
+                for other in heard:
+                    first, last = max(grant.first, other.first), min(grant.last, other.last)
+                    if first <= last:
+                        by = f"rule {grant.rule.number}, line {grant.rule.line}"
+                        rows.append((source, destination, format_ports(((first, last),)), by))
     if len(rows) == 1:
         return ["nobody may reach anybody: no rule allows it"]
     return columns(rows)
-
-
-def _by(grant: Grant) -> str:
-    return f"rule {grant.rule.number}, line {grant.rule.line}"
 
 
 def _topology(file: str | None, name: str | None) -> Topology:
@@ -208,7 +187,7 @@ def _resolve(
     topology: Topology, source: str, destination: str, port: int | None
 ) -> tuple[str, int]:
     """The machine and port that are meant."""
-    known = (*topology.members, HOST)
+    known = tuple(topology.members)
     if source not in known:
         raise UnknownName("machine", source, known, stage="policy")
     service = topology.services.get(destination)

@@ -88,6 +88,7 @@ def build_initramfs(
         archive.device(name, mode, major, minor)
     archive.file("init", agent, 0o755)
     archive.symlink("usr/bin/inn-agent", "/init")
+    archive.symlink("usr/bin/inn-guest", "/init")
     archive.file("bin/busybox", busybox, 0o755)
     for name, content in data.items():
         archive.file(name, content, 0o755 if content.startswith(b"#!") else 0o644)

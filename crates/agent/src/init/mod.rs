@@ -36,6 +36,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     }
     problems.check("loopback", crate::control::network::bring_loopback_up());
     modules::load_all(&cmdline.modules, &mut problems);
+    system::open_vsock_to_all(&mut problems);
     mounts::mount_firmware_variables(&mut problems);
     problems.say_all();
     let shares = wanted_shares(&cmdline);

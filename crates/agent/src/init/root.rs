@@ -34,6 +34,11 @@ const KEPT_MOUNTS: &[&str] = &["/dev", "/proc", "/sys", "/run"];
 /// The agent's place beside another init: /run is memory, and every init keeps it.
 const AGENT: &str = "/run/innkeeper/inn-agent";
 
+/// The agent for the guest's users: in PATH of sessions, and of login shells, which
+/// set a PATH of their own, where the root lets us.
+const GUEST_COMMAND: &str = "/run/innkeeper/bin/inn-guest";
+const GUEST_COMMAND_LINK: &str = "/usr/local/bin/inn-guest";
+
 /// `RAMFS_MAGIC` and `TMPFS_MAGIC` (linux/magic.h): what an initramfs lies on.
 const MEMORY_FILE_SYSTEMS: &[i64] = &[0x8584_58f6, 0x0102_1994];
 
@@ -202,7 +207,20 @@ fn save_agent(top: &str) -> io::Result<()> {
     make_folder(&format!("{top}/run/innkeeper"))?;
     // /proc is at its new place already.
     fs::copy(format!("{top}/proc/self/exe"), &place)?;
-    fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+    make_folder(&format!("{top}/run/innkeeper/bin"))?;
+    link(AGENT, &format!("{top}{GUEST_COMMAND}"))?;
+    // Not on a read-only root, nor where the folder is missing.
+    let _ = link(GUEST_COMMAND, &format!("{top}{GUEST_COMMAND_LINK}"));
+    Ok(())
+}
+
+/// Makes a symbolic link; one that is there already stays.
+fn link(target: &str, place: &str) -> io::Result<()> {
+    match symlink(target, place) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Gives the memory of the initramfs back. Stays on its own file system, and
@@ -265,11 +283,8 @@ fn write_service() -> io::Result<()> {
         "rescue.target.wants",
     ] {
         make_folder(&format!("{units}/{target}"))?;
-        let link = format!("{units}/{target}/inn-agent.service");
-        match symlink("../inn-agent.service", link) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        let place = format!("{units}/{target}/inn-agent.service");
+        link("../inn-agent.service", &place)?;
     }
     fs::write(format!("{units}/inn-agent.service"), UNIT)
 }

@@ -7,8 +7,10 @@ use std::ffi::{CString, NulError};
 use super::spawn::c_strings;
 use super::users::Account;
 
-/// PATH of a process that was given none.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// PATH of a process that was given none. The last folder has `inn-guest` where the
+/// root is not ours to write to.
+pub const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/innkeeper/bin";
 
 /// A name no environment can hold.
 #[derive(Debug, thiserror::Error)]

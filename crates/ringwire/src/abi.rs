@@ -234,7 +234,8 @@ impl RegisterRing {
     }
 
     /// Whether any domain could register this.
-    pub(crate) const fn well_formed(&self) -> bool {
+    #[must_use]
+    pub const fn well_formed(&self) -> bool {
         self.flags & !FAIL_EXIST == 0
             && self.pad == 0
             && self.len >= MIN_RING

@@ -71,7 +71,7 @@ def test_the_plan_of_the_default_machine(machine: Machine, image: Image, host: H
     )
     assert plan.cmdline == (
         "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests noreplace-smp "
-        "tsc_early_khz=2000000 "
+        "tsc_early_khz=2000000 tsc=nowatchdog "
         "inn.hostname=box inn.modules=virtio_mmio,vmw_vsock_virtio_transport"
     )
 

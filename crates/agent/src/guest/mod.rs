@@ -2,7 +2,13 @@
 //! `inn-guest`: what a guest's user can ask of innkeeper from inside. It is the agent's
 //! binary under another name. One file per command, and one line in [`COMMANDS`].
 
+mod address;
+mod arguments;
 mod cid;
+mod hosts;
+mod proxy;
+mod sockets;
+mod throughput;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -24,7 +30,7 @@ pub struct Command {
 }
 
 /// Every command, in the order in which they are listed.
-const COMMANDS: &[&Command] = &[&cid::COMMAND];
+const COMMANDS: &[&Command] = &[&cid::COMMAND, &proxy::COMMAND, &throughput::COMMAND];
 
 const USAGE: &str = "\
 usage: inn-guest COMMAND [ARGUMENT]...

@@ -57,8 +57,9 @@ class VsockDevice:
     def set_peers(
         self,
         peers: list[tuple[int, str, list[tuple[int, int]], list[tuple[int, int]], int]],
+        services: list[tuple[int, str]],
     ) -> None:
-        """Replace what is allowed between this guest and others.
+        """Replace what is allowed between this guest and others, and the host's services.
 
         It is in force on return; streams that it does not allow are reset.
 
@@ -66,7 +67,11 @@ class VsockDevice:
             device listens for this one ("" where nothing may be dialled), the
             ranges of its ports that this guest may connect to, the ranges of
             this guest's ports that it may connect to (first and last), and the
-            most streams at a time.
+            most streams at a time. CID 2 is the host, for its services.
+        :param services: ports of the host, and what they lead to, as
+            "unix:/path" or "tcp:ADDRESS:PORT". Other ports of the host are
+            judged by no table.
+        :raise ValueError: a service leads to nothing of that form.
         :raise OSError: the device is closed.
         """
 

@@ -20,7 +20,7 @@ use crate::control::timezone;
 use crate::disks::report::Condition;
 use crate::failures::Failures;
 use crate::stream::Stream;
-use crate::{clock, console, disks, ports};
+use crate::{clock, console, disks, names, ports};
 
 /// Port the host listens on.
 const PORT: u32 = 7777;
@@ -158,6 +158,9 @@ impl<'a> Connection<'a> {
                 Some(HostMessage {
                     msg: Some(host_message::Msg::Changes(changes)),
                 }) => self.agent.notices.changes(changes),
+                Some(HostMessage {
+                    msg: Some(host_message::Msg::Names(told)),
+                }) => names::follow(&told, &self.agent.failures),
                 Some(HostMessage { msg: None }) => {}
                 None => {
                     let count = self.stream.read_some(&mut buffer).await?;

@@ -19,6 +19,7 @@ mod guestlog;
 mod holders;
 mod init;
 mod login;
+mod names;
 mod notify;
 mod ports;
 mod process;

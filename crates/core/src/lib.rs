@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use inn_vsock::{Config, Decision, Error, Peer, Verdict};
+use inn_vsock::{Config, Decision, Error, Peer, Target, Verdict};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -59,10 +59,22 @@ impl VsockDevice {
             .map_err(exception)
     }
 
-    /// Replace what is allowed between this guest and others; in force on return.
-    fn set_peers(&self, py: Python<'_>, peers: Vec<PeerRow>) -> PyResult<()> {
+    /// Replace what is allowed between this guest and others, and the host's services;
+    /// in force on return.
+    fn set_peers(
+        &self,
+        py: Python<'_>,
+        peers: Vec<PeerRow>,
+        services: Vec<(u32, String)>,
+    ) -> PyResult<()> {
         let table: HashMap<u64, Peer> = peers.into_iter().map(peer).collect();
-        py.detach(|| self.0.set_peers(table)).map_err(exception)
+        let services = services
+            .into_iter()
+            .map(|(port, target)| Ok((port, Target::parse(&target)?)))
+            .collect::<Result<HashMap<u32, Target>, Error>>()
+            .map_err(exception)?;
+        py.detach(|| self.0.set_peers(table, services))
+            .map_err(exception)
     }
 
     /// What was allowed and refused since the last call, and how many were lost.
@@ -142,9 +154,10 @@ fn take(fd: RawFd) -> PyResult<OwnedFd> {
 fn exception(error: Error) -> PyErr {
     let text = error.to_string();
     match error {
-        Error::InvalidCid(_) | Error::PathTooLong(_) | Error::PathInvalid(_) => {
-            PyValueError::new_err(text)
-        }
+        Error::InvalidCid(_)
+        | Error::PathTooLong(_)
+        | Error::PathInvalid(_)
+        | Error::BadTarget(_) => PyValueError::new_err(text),
         Error::Descriptor { source, .. } | Error::Start(source) => match source.raw_os_error() {
             Some(code) => PyOSError::new_err((code, text)),
             None => PyOSError::new_err(text),

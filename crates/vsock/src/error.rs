@@ -18,6 +18,9 @@ pub enum Error {
     /// The path holds a byte that no path may hold.
     #[error("socket path {0:?} contains a NUL byte")]
     PathInvalid(String),
+    /// A service leads to nothing that can be dialled.
+    #[error("{0:?} is neither unix:/path nor tcp:ADDRESS:PORT")]
+    BadTarget(String),
     /// A descriptor is not the kind of socket the device needs.
     #[error("descriptor for {role} is not usable: {source}")]
     Descriptor {

@@ -16,6 +16,7 @@ use crate::device::Device;
 use crate::listeners::Clients;
 use crate::peers::Peer;
 use crate::poller::{Event, Poller, Token};
+use crate::services::Target;
 
 /// What other threads ask of the device thread.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub(crate) enum Command {
     Publish(OwnedFd, u32),
     /// Serve the device of the guest with this CID on a listener.
     Link(OwnedFd, u64),
-    /// Replace the table of other guests, and say when it is in force.
-    SetPeers(HashMap<u64, Peer>, SyncSender<()>),
+    /// Replace the table of other guests and the host's services, and say when it is in force.
+    SetPeers(HashMap<u64, Peer>, HashMap<u32, Target>, SyncSender<()>),
     /// End.
     Close,
 }
@@ -123,8 +124,8 @@ impl EventLoop {
                 let _ = self.device().engine.muxer.add_link(listener, cid);
                 Ok(())
             }
-            Command::SetPeers(table, done) => {
-                self.device().engine.muxer.replace_peers(table);
+            Command::SetPeers(table, services, done) => {
+                self.device().engine.muxer.replace_peers(table, services);
                 // Who asked may have given up waiting.
                 let _ = done.try_send(());
                 Ok(())

@@ -20,6 +20,7 @@ use crate::listeners::Clients;
 use crate::muxer::Muxer;
 use crate::peers::{Decisions, Peer};
 use crate::poller::Poller;
+use crate::services::Target;
 use crate::stats::{Counters, Stats};
 
 /// A running device. Dropping it closes it.
@@ -123,15 +124,19 @@ impl VsockDevice {
     }
 
     /// Replaces what is allowed between this guest and others, by their CIDs,
-    /// and returns when that is in force. Streams that the new table does not
-    /// allow are reset.
+    /// and the host's services, by their ports, and returns when that is in
+    /// force. Streams that the new table does not allow are reset.
     ///
     /// # Errors
     ///
     /// [`Error::Closed`] as above.
-    pub fn set_peers(&self, table: HashMap<u64, Peer>) -> Result<(), Error> {
+    pub fn set_peers(
+        &self,
+        table: HashMap<u64, Peer>,
+        services: HashMap<u32, Target>,
+    ) -> Result<(), Error> {
         let (done, in_force) = sync_channel(1);
-        self.post(Command::SetPeers(table, done))?;
+        self.post(Command::SetPeers(table, services, done))?;
         in_force.recv().map_err(|_| Error::Closed)
     }
 

@@ -6,18 +6,16 @@ use std::os::fd::OwnedFd;
 
 use crate::listeners::Clients;
 use crate::muxer::{ANSWER_TIMEOUT, Muxer};
-use crate::packet::{CID_HOST, Header, Key};
+use crate::packet::{Header, Key};
 use crate::peers::{Decision, Peer, Verdict};
 use crate::poller::Token;
+use crate::services::Target;
 
 impl Muxer {
-    /// Whether the guest may have the stream it asks for. The host's services
-    /// are doors of their own; other guests are behind the table.
+    /// Whether the guest may have the stream it asks for.
     pub(crate) fn may_ask(&self, request: &Header) -> bool {
-        if request.dst_cid == CID_HOST {
-            return true;
-        }
-        self.judged(request.key(), true) == Verdict::Allowed
+        let key = request.key();
+        !self.peers.decide_on(key, true) || self.judged(key, true) == Verdict::Allowed
     }
 
     fn judged(&self, key: Key, outgoing: bool) -> Verdict {
@@ -90,8 +88,12 @@ impl Muxer {
 
     /// Replaces the table: links to guests that left it close, and streams
     /// that it does not allow are cut.
-    pub(crate) fn replace_peers(&mut self, table: HashMap<u64, Peer>) {
-        self.peers.replace(table);
+    pub(crate) fn replace_peers(
+        &mut self,
+        table: HashMap<u64, Peer>,
+        services: HashMap<u32, Target>,
+    ) {
+        self.peers.replace(table, services);
         let peers = &self.peers;
         self.listeners.retain(|_, listener| match listener.clients {
             Clients::Peer(cid) => peers.knows(cid),
@@ -101,16 +103,20 @@ impl Muxer {
             .streams
             .iter()
             .map(|(id, stream)| {
+                let connection = &stream.connection;
                 (
-                    *id,
-                    stream.connection.key(),
-                    stream.connection.guest_opened(),
+                    id,
+                    stream.judged,
+                    connection.key(),
+                    connection.guest_opened(),
                 )
             })
-            .filter(|(_, key, outgoing)| {
-                key.far_cid != CID_HOST
+            .filter(|(_, judged, key, outgoing)| {
+                // A door becomes a service, and a service that is no more none.
+                (*judged || peers.decide_on(*key, *outgoing))
                     && !peers.allows(key.far_cid, asked(*key, *outgoing).0, *outgoing)
             })
+            .map(|(id, _, key, outgoing)| (*id, key, outgoing))
             .collect();
         for (id, key, outgoing) in cut {
             self.note(key, outgoing, Verdict::Cut);

@@ -2,16 +2,17 @@
 //! The host's ends: listening sockets, `CONNECT` handshakes, dialling services.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{SocketAddrUnix, SocketFlags};
 
 use crate::hybrid::{self, Line, MAX_LINE};
 use crate::muxer::Muxer;
 use crate::packet::{CID_HOST, Key};
 use crate::poller::Token;
+use crate::services::{Dialled, Target};
 
 /// How long a client may take for its `CONNECT` line.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -223,24 +224,24 @@ impl Muxer {
         self.drop_handshake(id);
     }
 
-    /// Connects to the service behind a host port, or to another guest's
-    /// device; `false` means its backlog is full. Unix sockets connect at once
-    /// or not at all, never "later".
-    pub(crate) fn dial(&self, key: Key) -> io::Result<(OwnedFd, bool)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        let connected = connect(&socket, &self.address(key)?)?;
-        Ok((socket, connected))
+    /// Connects to what is behind a host port, or to another guest's device.
+    pub(crate) fn dial(&self, key: Key) -> io::Result<(OwnedFd, Dialled)> {
+        let target = self.target(key)?;
+        let socket = target.socket()?;
+        let dialled = target.connect(&socket)?;
+        Ok((socket, dialled))
     }
 
-    fn address(&self, key: Key) -> io::Result<SocketAddrUnix> {
-        let address = if key.far_cid == CID_HOST {
-            SocketAddrUnix::new(hybrid::service_path(&self.config.hybrid_path, key.far_port))
-        } else {
-            SocketAddrUnix::new(self.peers.path(key.far_cid).ok_or(Errno::CONNREFUSED)?)
-        };
-        Ok(address?)
+    fn target(&self, key: Key) -> io::Result<Target> {
+        if key.far_cid != CID_HOST {
+            let path = self.peers.path(key.far_cid).ok_or(Errno::CONNREFUSED)?;
+            return Ok(Target::Unix(SocketAddrUnix::new(path)?));
+        }
+        if let Some(target) = self.peers.service(key.far_port) {
+            return Ok(target.clone());
+        }
+        let path = hybrid::service_path(&self.config.hybrid_path, key.far_port);
+        Ok(Target::Unix(SocketAddrUnix::new(path)?))
     }
 
     pub(crate) fn redial_later(&mut self, id: u64) {
@@ -262,22 +263,14 @@ impl Muxer {
             .dial_until
             .is_none_or(|until| until <= Instant::now());
         let key = stream.connection.key();
-        let connected = self.address(key).and_then(|address| {
+        let dialled = self.target(key).and_then(|target| {
             let stream = self.streams.get(&id).ok_or(Errno::CONNREFUSED)?;
-            connect(&stream.socket, &address)
+            target.connect(&stream.socket)
         });
-        match connected {
-            Ok(true) => self.on_dialled(id),
-            Ok(false) if !expired => self.redial_later(id),
-            _ => self.refuse(id),
+        match dialled {
+            Ok(Dialled::Full) if expired => self.refuse(id),
+            Ok(dialled) => self.after_dial(id, dialled),
+            Err(_) => self.refuse(id),
         }
-    }
-}
-
-fn connect(socket: impl AsFd, address: &SocketAddrUnix) -> io::Result<bool> {
-    match rustix::net::connect(socket, address) {
-        Ok(()) => Ok(true),
-        Err(Errno::AGAIN) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }

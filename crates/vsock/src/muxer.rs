@@ -148,14 +148,10 @@ impl Muxer {
             return self.reject(header);
         }
         match self.dial(header.key()) {
-            Ok((socket, connected)) => {
+            Ok((socket, dialled)) => {
                 let stream = Stream::new(Connection::from_guest(header), socket, &[], false);
                 let id = self.insert(stream);
-                if connected {
-                    self.on_dialled(id)
-                } else {
-                    self.redial_later(id)
-                }
+                self.after_dial(id, dialled);
             }
             Err(_) => self.reject(header),
         }
@@ -277,6 +273,9 @@ impl Muxer {
         if stream.link_answer.is_some() {
             return self.on_link_answer(id);
         }
+        if stream.connecting {
+            return self.on_connecting(id, event);
+        }
         stream.on_event(event.readable, event.hung_up);
         if event.writable {
             stream.flush(&self.counters);
@@ -294,7 +293,9 @@ impl Muxer {
         };
         stream.deadline = None;
         match stream.connection.phase() {
-            Phase::Answering if stream.link_answer.is_some() => return self.refuse(id),
+            Phase::Answering if stream.link_answer.is_some() || stream.connecting => {
+                return self.refuse(id);
+            }
             Phase::Answering => return self.redial(id),
             Phase::Requesting => return self.refuse(id),
             // The guest did not confirm our close; it is over all the same.
@@ -314,10 +315,13 @@ impl Muxer {
         self.by_key.contains_key(&key)
     }
 
-    fn insert(&mut self, stream: Stream) -> u64 {
+    fn insert(&mut self, mut stream: Stream) -> u64 {
         let id = self.new_id();
         let key = stream.connection.key();
-        self.peers.count_opened(key.far_cid);
+        stream.judged = self.peers.decide_on(key, stream.connection.guest_opened());
+        if stream.judged {
+            self.peers.count_opened(key.far_cid);
+        }
         self.by_key.insert(key, id);
         self.streams.insert(id, stream);
         id
@@ -362,7 +366,9 @@ impl Muxer {
         self.timers
             .set(&mut stream.deadline, Token::Stream(id), None);
         let key = stream.connection.key();
-        self.peers.count_closed(key.far_cid);
+        if stream.judged {
+            self.peers.count_closed(key.far_cid);
+        }
         if !stream.detached {
             self.by_key.remove(&key);
         }

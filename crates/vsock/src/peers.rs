@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Other guests: which of them this one may reach, and who may reach it.
+//! Other guests, and the host's services: which of them this guest may reach, and
+//! who may reach it.
 //!
 //! A link joins two devices by one Unix socket per stream. The device of the
 //! guest that connects dials the socket that the other's keeper listens on for
@@ -10,7 +11,11 @@
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
-/// What is allowed between this guest and another.
+use crate::packet::{CID_HOST, Key};
+use crate::services::Target;
+
+/// What is allowed between this guest and another, or the host (CID 2), of which
+/// only `connect` and `max_streams` count.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     /// Where the other's device listens for this guest; empty where nothing
@@ -61,12 +66,25 @@ fn holds(ranges: &[RangeInclusive<u32>], port: u32) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     table: HashMap<u64, Peer>,
+    services: HashMap<u32, Target>,
     streams: HashMap<u64, usize>,
 }
 
 impl Peers {
-    pub(crate) fn replace(&mut self, table: HashMap<u64, Peer>) {
+    pub(crate) fn replace(&mut self, table: HashMap<u64, Peer>, services: HashMap<u32, Target>) {
         self.table = table;
+        self.services = services;
+    }
+
+    /// What a port of the host leads to, where it is a service.
+    pub(crate) fn service(&self, port: u32) -> Option<&Target> {
+        self.services.get(&port)
+    }
+
+    /// Whether the table decides on a stream. What the host asks for is its
+    /// owner's wish, and its ports that are no services are doors of their own.
+    pub(crate) fn decide_on(&self, key: Key, outgoing: bool) -> bool {
+        key.far_cid != CID_HOST || outgoing && self.services.contains_key(&key.far_port)
     }
 
     pub(crate) fn path(&self, cid: u64) -> Option<&str> {
@@ -133,7 +151,7 @@ mod tests {
             accept: vec![],
             max_streams: 2,
         };
-        peers.replace(HashMap::from([(7, peer)]));
+        peers.replace(HashMap::from([(7, peer)]), HashMap::new());
         peers
     }
 

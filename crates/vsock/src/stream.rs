@@ -34,6 +34,10 @@ pub(crate) struct Stream {
     reads_shut: bool,
     /// In the muxer's queue of turns.
     pub(crate) queued: bool,
+    /// The table decided on it, and counts it.
+    pub(crate) judged: bool,
+    /// TCP's handshake with a service is under way.
+    pub(crate) connecting: bool,
     /// Counted as established.
     pub(crate) established: bool,
     /// The guest is done with it; only `outbound` has to be written.
@@ -74,6 +78,8 @@ impl Stream {
             writes_shut: false,
             reads_shut: false,
             queued: false,
+            judged: false,
+            connecting: false,
             established: false,
             detached: false,
             greet,

@@ -62,7 +62,10 @@ impl Pair {
             max_streams: 2,
             ..Peer::default()
         };
-        self.alice.device.set_peers(table(BOB, peer)).unwrap();
+        self.alice
+            .device
+            .set_peers(table(BOB, peer), HashMap::new())
+            .unwrap();
     }
 
     fn bob_takes(&self, port: u32) {
@@ -71,7 +74,10 @@ impl Pair {
             max_streams: 2,
             ..Peer::default()
         };
-        self.bob.device.set_peers(table(ALICE, peer)).unwrap();
+        self.bob
+            .device
+            .set_peers(table(ALICE, peer), HashMap::new())
+            .unwrap();
     }
 
     /// A stream from this port of Alice's to Bob's port 22.
@@ -177,7 +183,10 @@ fn a_new_table_cuts_what_it_does_not_allow() {
 #[test]
 fn a_guest_that_left_the_table_has_no_link() {
     let pair = Pair::new();
-    pair.bob.device.set_peers(HashMap::new()).unwrap();
+    pair.bob
+        .device
+        .set_peers(HashMap::new(), HashMap::new())
+        .unwrap();
     eventually(|| UnixStream::connect(&pair.socket).is_err());
     let mut pair = pair;
     pair.refused(1000, 22);
@@ -251,7 +260,10 @@ fn another_device_may_answer_slowly_and_in_pieces() {
         max_streams: 8,
         ..Peer::default()
     };
-    alice.device.set_peers(table(BOB, peer)).unwrap();
+    alice
+        .device
+        .set_peers(table(BOB, peer), HashMap::new())
+        .unwrap();
     alice.send(Op::Request, 1000, 1);
     let (mut device, _) = listener.accept().unwrap();
     let mut line = [0; 12];

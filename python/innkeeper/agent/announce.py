@@ -108,6 +108,7 @@ class AnnounceServer:
         self._grace: asyncio.TimerHandle | None = None
         self._zone: announce_pb2.HostMessage | None = None
         self._watched = b""
+        self._names = b""
         self._connections: list[_Connection] = []
 
     def start(self) -> None:
@@ -138,6 +139,12 @@ class AnnounceServer:
         """Which shares are watched from now on (`innkeeper.agent.changes`): told as the zone is."""
         self._watched = frame
         self.send(frame)
+
+    def set_names(self, frame: bytes) -> None:
+        """What others are called from now on (`innkeeper.keeper.names`): told as the zone is."""
+        if frame != self._names:
+            self._names = frame
+            self.send(frame)
 
     def send(self, frame: bytes) -> None:
         """Send a frame to the agent, if there is one."""
@@ -211,7 +218,8 @@ class AnnounceServer:
         if self._relay_logs:
             asked.append(announce_pb2.HostMessage(relay_logs=announce_pb2.RelayLogs()))
         frames = b"".join(encode_frame(message.SerializeToString()) for message in asked)
-        return frames + self._watched
+        # Names first: a session that waits for its turn wants them.
+        return self._names + frames + self._watched
 
     def listening(self, connection: _Connection, ports: tuple[ListeningPort, ...]) -> None:
         """The agent told what is listened on.

@@ -43,7 +43,7 @@ def plan() -> None:
 def plan_topology(file: str) -> None:
     """Print what `inn up FILE` would start, in which order, and who may reach whom."""
     from innkeeper.cli.policy import reach_lines
-    from innkeeper.cli.topology import read_topology
+    from innkeeper.cli.topology import read_topology, service_line
 
     topology = read_topology(file).parsed()
     lines = [f"topology     {topology.name}", "order"]
@@ -55,9 +55,7 @@ def plan_topology(file: str) -> None:
         told = f", {', '.join(doors)}" if doors else ""
         lines.append(f"  {name:<12} {machine.image}, network {machine.network}{told}")
     lines += ["services"] * bool(topology.services)
-    lines += [
-        f"  {one.name:<12} port {one.port} of {one.machine}" for one in topology.services.values()
-    ]
+    lines += [f"  {service_line(one)}" for one in topology.services.values()]
     lines += ["who may reach whom", *(f"  {line}" for line in reach_lines(topology))]
     click.echo("\n".join(lines))
 

@@ -13,14 +13,18 @@ from innkeeper.cli.topology import DEFAULT_FILE, read_topology
 from innkeeper.errors import UnknownName, UsageError
 from innkeeper.keeper.topologies import apply_policy, only_topology
 from innkeeper.model.policy import (
+    HOST,
     OPERATIONS,
+    STREAM,
+    Grant,
     Judgement,
     Operation,
     Policy,
     Rule,
     format_ports,
-    grants,
     judge,
+    judge_stream,
+    stream_grants,
 )
 from innkeeper.model.topology import Topology
 from innkeeper.model.viptables import ADDED_LINE
@@ -72,12 +76,13 @@ def explain(source: str, destination: str, port: int | None, **values: Any) -> i
     operation: Operation = values["operation"]
     found = _topology(values["file"], values["topology"])
     whom, number = _resolve(found, source, destination, port)
-    judgement = judge(found.policy, source, whom, number, operation)
+    judgement, why = judge_wish(found, source, whom, number, operation)
     if values["output_format"] == "json":
         rule = judgement.rule
         print_json(
             {
                 "allowed": judgement.allowed,
+                "reason": why,
                 "source": source,
                 "destination": whom,
                 "port": number,
@@ -91,7 +96,7 @@ def explain(source: str, destination: str, port: int | None, **values: Any) -> i
     else:
         told = "may" if judgement.allowed else "may not"
         click.echo(f"{source} {told} {operation} to port {number} of {whom}")
-        click.echo(f"  {reason(found.policy, judgement)}")
+        click.echo(f"  {why}")
     return 0 if judgement.allowed else 1
 
 
@@ -111,13 +116,13 @@ def test(file: str) -> int:
         )
     code = 0
     for one in topology.expectations:
-        judgement = judge(topology.policy, one.source, one.destination, one.port, one.operation)
+        judgement, why = judge_wish(topology, one.source, one.destination, one.port, one.operation)
         good = judgement.allowed == (one.expect == "allow")
         code = code if good else 1
         wish = f"{one.source} {one.operation} {one.destination}:{one.port}"
         click.echo(f"{'ok  ' if good else 'FAIL'}  line {one.line}: {wish}, expect {one.expect}")
         if not good:
-            click.echo(f"      {reason(topology.policy, judgement)}")
+            click.echo(f"      {why}")
     return code
 
 
@@ -132,6 +137,26 @@ def apply(file: str) -> None:
     with interruptible():
         topology = apply_policy(host_layout(), read_topology(file))
     click.echo(topology.name)
+
+
+def judge_wish(
+    topology: Topology, source: str, destination: str, port: int, operation: Operation
+) -> tuple[Judgement, str]:
+    """What becomes of a wish in a topology, and why; streams with the host are special."""
+    if operation in STREAM and source == HOST:
+        return Judgement(
+            allowed=True
+        ), "streams from the host are its owner's, and no rule is asked"
+    if operation not in STREAM or destination != HOST:
+        judgement = judge(topology.policy, source, destination, port, operation)
+    elif port in topology.host_services():
+        judgement = judge_stream(topology.policy, source, HOST, port)
+    else:
+        return Judgement(allowed=False), (
+            f"no service of {topology.policy.source} is at this port of the host; what somebody"
+            f" listens for at vsock.sock_{port} by hand is judged by no rule"
+        )
+    return judgement, reason(topology.policy, judgement)
 
 
 def reason(policy: Policy, judgement: Judgement) -> str:
@@ -162,18 +187,23 @@ def reach_lines(topology: Topology) -> list[str]:
     rows = [("SOURCE", "DESTINATION", "PORTS", "BY")]
     for source in topology.members:
         for destination in topology.members:
-            if source == destination:
-                continue
-            heard = grants(topology.policy, source, destination, "listen")
-            for grant in grants(topology.policy, source, destination):
-                for other in heard:
-                    first, last = max(grant.first, other.first), min(grant.last, other.last)
-                    if first <= last:
-                        by = f"rule {grant.rule.number}, line {grant.rule.line}"
-                        rows.append((source, destination, format_ports(((first, last),)), by))
+            for grant in stream_grants(topology.policy, source, destination):
+                if source != destination:
+                    ports = format_ports(((grant.first, grant.last),))
+                    rows.append((source, destination, ports, _by(grant)))
+        for grant in stream_grants(topology.policy, source, HOST):
+            rows += [
+                (source, HOST, str(port), _by(grant))
+                for port in topology.host_services()
+                if grant.holds(port)
+            ]
     if len(rows) == 1:
         return ["nobody may reach anybody: no rule allows it"]
     return columns(rows)
+
+
+def _by(grant: Grant) -> str:
+    return f"rule {grant.rule.number}, line {grant.rule.line}"
 
 
 def _topology(file: str | None, name: str | None) -> Topology:
@@ -187,7 +217,7 @@ def _resolve(
     topology: Topology, source: str, destination: str, port: int | None
 ) -> tuple[str, int]:
     """The machine and port that are meant."""
-    known = tuple(topology.members)
+    known = (*topology.members, HOST)
     if source not in known:
         raise UnknownName("machine", source, known, stage="policy")
     service = topology.services.get(destination)

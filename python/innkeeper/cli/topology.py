@@ -12,12 +12,14 @@ from innkeeper.cli.lifecycle import STOP_TIMEOUT
 from innkeeper.cli.output import FORMAT, Progress, print_json
 from innkeeper.errors import InnError, UsageError
 from innkeeper.keeper.topologies import bring_down, bring_up, only_topology
+from innkeeper.model.inet import inet_addresses
 from innkeeper.model.sizes import parse_duration
-from innkeeper.model.topology import Topology
+from innkeeper.model.topology import Service, Topology
 from innkeeper.registry.layout import Layout, host_layout
 from innkeeper.registry.machines import load_machine, read_record
 from innkeeper.registry.topologies import Stored, load_stored, topology_names
 from innkeeper.system.interrupt import interruptible
+from innkeeper.system.ports import target_listens
 
 DEFAULT_FILE = "topology.toml"
 
@@ -68,7 +70,9 @@ def ps(name: str | None, output_format: str) -> None:
         print_json({"topologies": [_as_dict(layout, topology) for topology in found]})
         return
     for topology in found:
-        click.echo("\n".join(tree(topology, _states(layout, topology))))
+        lines = tree(topology, _states(layout, topology))
+        lines += [f"   {service_line(one)}" for one in topology.host_services().values()]
+        click.echo("\n".join(lines))
 
 
 def tree(topology: Topology, states: dict[str, str]) -> list[str]:
@@ -93,13 +97,23 @@ def tree(topology: Topology, states: dict[str, str]) -> list[str]:
     return lines
 
 
+def service_line(service: Service) -> str:
+    """A service as a line; of the host's, also what it leads to and whether that is there."""
+    told = f"{service.name:<12} port {service.port} of {service.machine}"
+    if service.target:
+        present = {True: "", False: ", where nobody listens", None: ", which this host cannot see"}
+        told += f" -> {service.target}{present[target_listens(service.target)]}"
+    return told
+
+
 def read_topology(file: str) -> Stored:
     """A topology file as it is; whether it makes sense is its reader's to say.
 
     :raise UsageError: it cannot be read.
     """
     try:
-        return Stored(file, Path(file).read_text(encoding="utf-8"))
+        path = Path(file)
+        return Stored(file, path.read_text(encoding="utf-8"), str(path.absolute().parent))
     except (OSError, UnicodeDecodeError) as exc:
         said = exc.strerror if isinstance(exc, OSError) else exc
         raise UsageError(
@@ -135,10 +149,22 @@ def _as_dict(layout: Layout, topology: Topology) -> dict[str, Any]:
         except InnError:
             cid = None
         machines.append(
-            {"name": name, "state": states[name], "cid": cid, "after": list(member.after)}
+            {
+                "name": name,
+                "state": states[name],
+                "cid": cid,
+                "addresses": list(inet_addresses(cid)) if cid is not None else [],
+                "after": list(member.after),
+            }
         )
     services = [
-        {"name": one.name, "machine": one.machine, "port": one.port}
+        {
+            "name": one.name,
+            "machine": one.machine,
+            "port": one.port,
+            "target": one.target or None,
+            "listening": target_listens(one.target) if one.target else None,
+        }
         for one in topology.services.values()
     ]
     return {"name": topology.name, "machines": machines, "services": services}

@@ -276,7 +276,6 @@ class Start:
             agent_path=folder.agent,
         )
         stack.callback(board.close)
-        self._open_peers(board, stack)
         forwarder = self._open_forwarder(stack)
         announce = AnnounceServer(
             listen_unix(folder.announce),
@@ -291,6 +290,7 @@ class Start:
         announce.start()
         stack.push_async_callback(announce.close)
         stack.callback(folder.announce.unlink, missing_ok=True)
+        self._open_peers(board, announce, stack)
         plan = self._plan
         to_log = plan.logs is not None and plan.console_file is None
         path = str(plan.logs.console_log) if plan.logs and to_log else plan.console_file
@@ -299,14 +299,18 @@ class Start:
         stack.callback(console.close)
         return Guest(qemu, console, announce)
 
-    def _open_peers(self, board: Switchboard, stack: AsyncExitStack) -> None:
+    def _open_peers(
+        self, board: Switchboard, announce: AnnounceServer, stack: AsyncExitStack
+    ) -> None:
         """Streams with the other guests of a machine's topology; a run has none."""
-        logs = self._plan.logs
-        if logs is None:
-            return
+        from innkeeper.keeper.names import guest_names, names_frame
         from innkeeper.keeper.peers import Peers
 
-        peers = Peers(self._plan.layout, self._plan.machine.name, board, logs.audit)
+        logs = self._plan.logs
+        if logs is None:
+            announce.set_names(names_frame(guest_names(None, {})))
+            return
+        peers = Peers(self._plan.layout, self._plan.machine.name, board, announce, logs.audit)
         stack.callback(self._on_peers, None)
         stack.callback(peers.close)
         peers.open()

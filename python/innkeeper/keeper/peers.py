@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other guests of one guest's topology: the links to them, the table, and the audit.
+"""What one guest may do with others and with the host's services: links, table, names, audit.
 
 The topology is read from disk, at the guest's start and when somebody applied a new
-policy; the table of CIDs and ports that follows from it is enforced by the device.
+policy; the table of CIDs and ports that follows from it is enforced by the device,
+and the names that follow from it are told to the agent.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from innkeeper.agent.announce import AnnounceServer
 from innkeeper.errors import GuestError
-from innkeeper.model.policy import Operation, Policy, judge
+from innkeeper.keeper.names import guest_names, names_frame
+from innkeeper.model.inet import HOST_CID
+from innkeeper.model.policy import HOST, Operation, Policy, judge, judge_stream
+from innkeeper.model.topology import Topology
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import load_machine
 from innkeeper.registry.topologies import topology_of
@@ -30,15 +35,23 @@ class Peers:
     :param audit: file of the decisions; None keeps none.
     """
 
-    def __init__(self, layout: Layout, name: str, board: Switchboard, audit: Path | None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        name: str,
+        board: Switchboard,
+        announce: AnnounceServer,
+        audit: Path | None,
+    ) -> None:
         self._layout = layout
         self._name = name
         self._board = board
+        self._announce = announce
         self._policy = Policy()
         self._names: dict[int, str] = {}
         self._links: dict[int, Path] = {}
         self._fd = -1
-        self._audit = None if audit is None else RotatingFile(audit, note=_tell_lost)
+        self._audit = None if audit is None else RotatingFile(audit, note=_tell_lost_bytes)
 
     def open(self) -> None:
         """Enforce the policy that is on disk, and watch what comes of it.
@@ -56,16 +69,12 @@ class Peers:
         """
         topology = topology_of(self._layout, self._name)
         policy, rows, cids = Policy(), tuple[PeerRow, ...](), dict[str, int]()
+        services = dict[int, str]()
         if topology is not None:
-            for name in topology.members:
-                cid = load_machine(self._layout, name).cid
-                if cid is None:
-                    raise GuestError(
-                        f"the machine {name!r} has no CID", stage="policy", fix="`inn up` again"
-                    )
-                cids[name] = cid
+            cids = self._find_cids(topology)
             policy = topology.policy
-            rows = peer_rows(policy, self._name, cids, link=self._link_path)
+            services = {port: one.target for port, one in topology.host_services().items()}
+            rows = peer_rows(policy, self._name, cids, link=self._link_path, host_ports=services)
         # What was decided by the old rules is told with them.
         self.note_decisions()
         listened = {row.cid: row for row in rows if row.listen}
@@ -74,8 +83,10 @@ class Peers:
                 path = Path(row.listen)
                 self._board.link(listen_unix(path), cid)
                 self._links[cid] = path
-        self._board.set_peers(rows)
-        self._policy, self._names = policy, {cid: name for name, cid in cids.items()}
+        self._board.set_peers(rows, services)
+        self._policy = policy
+        self._names = {HOST_CID: HOST, **{cid: name for name, cid in cids.items()}}
+        self._announce.set_names(names_frame(guest_names(topology, cids)))
         known = {row.cid for row in rows}
         for cid in [cid for cid in self._links if cid not in known]:
             # The device closed its end when the row went.
@@ -104,7 +115,11 @@ class Peers:
             other = self._names.get(cid, "")
             source, destination = (self._name, other) if outgoing else (other, self._name)
             operation: Operation = "connect" if outgoing else "listen"
-            rule = judge(self._policy, source, destination, port, operation).rule
+            if cid == HOST_CID:
+                # This device decides for both sides.
+                rule = judge_stream(self._policy, source, destination, port).rule
+            else:
+                rule = judge(self._policy, source, destination, port, operation).rule
             if verdict == "allowed" and not (rule and rule.log):
                 continue
             told = {
@@ -123,12 +138,25 @@ class Peers:
             }
             self._audit.write(msgspec.json.encode(told) + b"\n")
         if lost:
-            self._audit.write(_tell_lost(lost))
+            told = {"at": now, "event": "lost", "decisions": lost}
+            self._audit.write(msgspec.json.encode(told) + b"\n")
+
+    def _find_cids(self, topology: Topology) -> dict[str, int]:
+        cids = {}
+        for name in topology.members:
+            cid = load_machine(self._layout, name).cid
+            if cid is None:
+                raise GuestError(
+                    f"the machine {name!r} has no CID", stage="policy", fix="`inn up` again"
+                )
+            cids[name] = cid
+        return cids
 
     def _link_path(self, owner: str, cid: int) -> str:
         return str(self._layout.guest(owner).link(cid))
 
 
-def _tell_lost(count: int) -> bytes:
-    value = {"at": round(time.time(), 6), "event": "lost", "count": count}
+def _tell_lost_bytes(count: int) -> bytes:
+    """The line in place of others that could not be written; of how many is not known."""
+    value = {"at": round(time.time(), 6), "event": "lost", "bytes": count}
     return msgspec.json.encode(value) + b"\n"

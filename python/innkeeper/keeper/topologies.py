@@ -19,6 +19,7 @@ from innkeeper.errors import GuestError, InnError, UsageError
 from innkeeper.keeper.client import ask_keeper
 from innkeeper.keeper.machines import remove_machine, start_machine, stop_machines
 from innkeeper.keeper.messages import ApplyPolicy
+from innkeeper.model.machine import Machine
 from innkeeper.model.topology import Topology
 from innkeeper.model.viptables import Entry, entries_of
 from innkeeper.registry.layout import Layout
@@ -34,6 +35,7 @@ from innkeeper.registry.topologies import (
     check_claims,
     choose_cids,
     load_stored,
+    load_topologies,
     remove_topology,
     store_topology,
     topology_names,
@@ -55,12 +57,22 @@ def bring_up(layout: Layout, stored: Stored, *, tell: Tell) -> Topology:
     :raise InnError: a machine cannot be made or started.
     """
     topology = stored.parsed()
-    check_claims(layout, topology)
-    cids = choose_cids(layout, topology)
-    _retire(layout, topology, tell=tell)
+    known, present = load_topologies(layout), set(machine_names(layout))
+    check_claims(topology, known, present)
+    cids = choose_cids(layout, topology, present)
+    before = known.get(topology.name)
+    for name in present & set(before.members if before is not None else ()):
+        # One that the topology had when it was last up, and has no more.
+        if name not in topology.members:
+            remove_machine(layout, name, force=True)
+            tell(f"{name} removed: it is not in the topology any more")
     store_topology(layout, topology.name, stored)
     for name, cid in cids.items():
-        _place(layout, topology, name, cid, tell=tell)
+        wanted = msgspec.structs.replace(topology.members[name].machine, cid=cid)
+        if name in present:
+            _change(layout, wanted, tell=tell)
+        else:
+            create_machine(layout, wanted)
     _tell_keepers(layout, topology.members)
     started: list[str] = []
     try:
@@ -81,10 +93,11 @@ def bring_down(layout: Layout, name: str, *, keep: bool, timeout_s: float, tell:
     :raise InnError: a machine cannot be stopped; the rest was, and nothing is removed.
     """
     topology = load_stored(layout, name).parsed()
+    present = set(machine_names(layout))
     failure: InnError | None = None
     for group in reversed(topology.order()):
-        present = [one for one in group if one in machine_names(layout)]
-        for machine, ended in stop_machines(layout, present, timeout_s=timeout_s):
+        there = [one for one in group if one in present]
+        for machine, ended in stop_machines(layout, there, timeout_s=timeout_s):
             if isinstance(ended, InnError):
                 failure = failure or ended
             elif ended:
@@ -167,25 +180,14 @@ def only_topology(layout: Layout) -> str:
     )
 
 
-def _retire(layout: Layout, topology: Topology, *, tell: Tell) -> None:
-    """Stop and remove machines that the topology had when it was last up, and has no more."""
-    if topology.name not in topology_names(layout):
+def _change(layout: Layout, wanted: Machine, *, tell: Tell) -> None:
+    """Give a machine that is there the settings that its file has now."""
+    name = wanted.name
+    if load_machine(layout, name) == wanted:
         return
-    for name in load_stored(layout, topology.name).parsed().members:
-        if name not in topology.members and name in machine_names(layout):
-            remove_machine(layout, name, force=True)
-            tell(f"{name} removed: it is not in the topology any more")
-
-
-def _place(layout: Layout, topology: Topology, name: str, cid: int, *, tell: Tell) -> None:
-    """Make a machine, or change the one that is there."""
-    wanted = msgspec.structs.replace(topology.members[name].machine, cid=cid)
-    if name not in machine_names(layout):
-        create_machine(layout, wanted)
-    elif load_machine(layout, name) != wanted:
-        replace_machine(layout, wanted)
-        if guest_lives(layout, name):
-            tell(f"{name} runs with its old settings; `inn restart {name}` gives it the new ones")
+    replace_machine(layout, wanted)
+    if guest_lives(layout, name):
+        tell(f"{name} runs with its old settings; `inn restart {name}` gives it the new ones")
 
 
 def _tell_keepers(layout: Layout, names: Iterable[str]) -> None:

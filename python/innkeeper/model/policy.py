@@ -24,6 +24,9 @@ STREAM: tuple[Operation, ...] = ("connect", "listen")
 Action = Literal["allow", "deny"]
 
 ANYBODY = "*"
+# The host's name among machines. What it asks by streams is its owner's wish, and
+# judged by no rule; what guests ask of it is, as are rings both ways.
+HOST = "host"
 # VMADDR_PORT_ANY, 2**32 - 1, is no port.
 PORT_MAXIMUM = 2**32 - 2
 ALL_PORTS = ((0, PORT_MAXIMUM),)
@@ -36,7 +39,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar number: its place among the rules, from 1.
     :ivar line: where it begins in its file.
-    :ivar source: a machine's name or "*".
+    :ivar source: a machine's name, "host", or "*" for any of them.
     :ivar destination: the same.
     :ivar ports: ranges of the destination's ports, first and last.
     :ivar quota: most streams at a time between the two.
@@ -98,6 +101,10 @@ class Grant(msgspec.Struct, frozen=True):
     last: int
     rule: Rule
 
+    def holds(self, port: int) -> bool:
+        """Whether the port is one of them."""
+        return self.first <= port <= self.last
+
 
 def judge(
     policy: Policy, source: str, destination: str, port: int, operation: Operation = "connect"
@@ -107,6 +114,15 @@ def judge(
         if rule.matches(source, destination, port, operation):
             return Judgement(rule.action == "allow", rule)
     return Judgement(allowed=False)
+
+
+def judge_stream(policy: Policy, source: str, destination: str, port: int) -> Judgement:
+    """Whether `source` gets a stream to this port: it may ask, and the other may answer."""
+    asked = judge(policy, source, destination, port, "connect")
+    if not asked.allowed:
+        return asked
+    answered = judge(policy, source, destination, port, "listen")
+    return asked if answered.allowed else answered
 
 
 def grants(
@@ -127,6 +143,20 @@ def grants(
         else:
             found.append(Grant(first, after - 1, rule))
     return tuple(found)
+
+
+def stream_grants(policy: Policy, source: str, destination: str) -> tuple[Grant, ...]:
+    """All ports to which `source` gets streams: it may ask, and the other may answer.
+
+    :return: with the rules by which it may ask.
+    """
+    heard = grants(policy, source, destination, "listen")
+    return tuple(
+        Grant(max(asked.first, other.first), min(asked.last, other.last), asked.rule)
+        for asked in grants(policy, source, destination, "connect")
+        for other in heard
+        if max(asked.first, other.first) <= min(asked.last, other.last)
+    )
 
 
 def format_ports(ports: tuple[tuple[int, int], ...]) -> str:

@@ -16,9 +16,11 @@ from typing import Literal
 import msgspec
 
 from innkeeper.errors import InnError, UnknownName, UsageError
+from innkeeper.model.inet import HOST_CID
 from innkeeper.model.policy import (
     ALL_PORTS,
     ANYBODY,
+    HOST,
     PORT_MAXIMUM,
     QUOTA_DEFAULT,
     STREAM,
@@ -188,12 +190,13 @@ def _machine(topology: Topology, cids: Mapping[str, int], given: str, *others: s
     if given in ("", ANYBODY):
         return ANYBODY
     if given.isdecimal():
-        for name, cid in cids.items():
+        for name, cid in {HOST: HOST_CID, **cids}.items():
             if cid == int(given):
                 return name
-    if given in topology.members:
+    known = (*topology.members, HOST)
+    if given in known:
         return given
-    raise UnknownName("machine", given, (*topology.members, *others), stage=_STAGE)
+    raise UnknownName("machine", given, (*known, *others), stage=_STAGE)
 
 
 def _ports(given: str) -> tuple[tuple[int, int], ...]:

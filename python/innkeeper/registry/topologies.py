@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from innkeeper.errors import HostError, InnError, UnknownName, UsageError
-from innkeeper.model.topology import Topology, parse_topology
+from innkeeper.model.topology import Topology
+from innkeeper.model.topology_file import parse_topology
 from innkeeper.model.viptables import Entry, with_entries
 from innkeeper.registry.layout import Layout
-from innkeeper.registry.machines import load_machine, machine_names
+from innkeeper.registry.machines import load_machine
 from innkeeper.system.files import make_folder, naming_errors, read_whole, write_atomic
 
 # Below are the CIDs that guests get by themselves, one for each that runs.
@@ -28,16 +30,18 @@ class Stored(msgspec.Struct, frozen=True):
 
     :ivar origin: the file that it is from.
     :ivar text: what stood there.
+    :ivar folder: what paths in it are relative to; absolute.
     :ivar entries: the rules in force, where they are not those of the text.
     """
 
     origin: str
     text: str
+    folder: str = "/"
     entries: tuple[Entry, ...] | None = None
 
     def parsed(self) -> Topology:
         """The topology itself, with the rules in force."""
-        topology = parse_topology(self.text, source=self.origin)
+        topology = parse_topology(self.text, source=self.origin, folder=self.folder)
         if self.entries is None:
             return topology
         return msgspec.structs.replace(topology, policy=with_entries(topology.policy, self.entries))
@@ -93,6 +97,14 @@ def topology_names(layout: Layout) -> tuple[str, ...]:
     return ()
 
 
+def load_topologies(layout: Layout) -> dict[str, Topology]:
+    """All topologies that are up, by name.
+
+    :raise InnError: a file is damaged.
+    """
+    return {name: load_stored(layout, name).parsed() for name in topology_names(layout)}
+
+
 def topology_of(layout: Layout, machine: str) -> Topology | None:
     """The topology that a machine belongs to, if one is up.
 
@@ -105,26 +117,26 @@ def topology_of(layout: Layout, machine: str) -> Topology | None:
     return None
 
 
-def check_claims(layout: Layout, topology: Topology) -> None:
+def check_claims(
+    topology: Topology, others: Mapping[str, Topology], present: Collection[str]
+) -> None:
     """Refuse a topology whose machines are somebody else's.
 
+    :param others: those that are up, by name; what it was itself when it was last up too.
+    :param present: the names of all machines.
     :raise UsageError: another topology has one, or one was made by hand.
     """
-    ours = set[str]()
-    for name in topology_names(layout):
-        members = load_stored(layout, name).parsed().members
-        if name == topology.name:
-            ours = set(members)
-            continue
-        for machine in topology.members:
-            if machine in members:
+    for name, other in others.items():
+        for machine in topology.members if name != topology.name else ():
+            if machine in other.members:
                 raise UsageError(
                     f"the machine {machine!r} belongs to the topology {name!r}",
                     stage=_STAGE,
                     fix=f"give it another name, or `inn down {name}` first",
                 )
+    before = others.get(topology.name)
     for machine in topology.members:
-        if machine in machine_names(layout) and machine not in ours:
+        if machine in present and (before is None or machine not in before.members):
             raise UsageError(
                 f"there is a machine named {machine!r} that is of no topology",
                 stage=_STAGE,
@@ -132,14 +144,15 @@ def check_claims(layout: Layout, topology: Topology) -> None:
             )
 
 
-def choose_cids(layout: Layout, topology: Topology) -> dict[str, int]:
+def choose_cids(layout: Layout, topology: Topology, present: Collection[str]) -> dict[str, int]:
     """A CID for each machine: its file's, the one it has, or one that no machine has.
 
+    :param present: the names of all machines.
     :raise UsageError: two machines want the same.
     """
     taken = dict[int, str]()
     known = dict[str, int]()
-    for name in machine_names(layout):
+    for name in present:
         with contextlib.suppress(InnError):
             cid = load_machine(layout, name).cid
             if cid is not None and name not in topology.members:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from innkeeper._core import VsockDevice
@@ -53,9 +53,11 @@ class Switchboard:
         assert self._device is not None
         self._device.link(fd, cid)
 
-    def set_peers(self, rows: Iterable[PeerRow]) -> None:
-        """Enforce this table of other guests from now on; what it does not allow is cut.
+    def set_peers(self, rows: Iterable[PeerRow], services: Mapping[int, str]) -> None:
+        """Enforce this table from now on; what it does not allow is cut.
 
+        :param services: what ports of the host lead to, as "unix:PATH" or
+            "tcp:ADDRESS:PORT"; the table decides on these, and on no others of the host.
         :raise OSError: the device has ended.
         """
         assert self._device is not None
@@ -63,7 +65,8 @@ class Switchboard:
             [
                 (row.cid, row.dial, list(row.connect), list(row.accept), row.max_streams)
                 for row in rows
-            ]
+            ],
+            list(services.items()),
         )
 
     @property

@@ -4,16 +4,17 @@
 Each device holds a row for every other guest that it may reach or be reached by.
 The guest that connects dials the socket `from_<its CID>.sock` of the other's
 runtime folder, on which only its own keeper is expected: who can open it is the
-owner of both.
+owner of both. The host is a row as well, for the services that it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from innkeeper.model.policy import Grant, Policy, grants
+from innkeeper.model.inet import HOST_CID
+from innkeeper.model.policy import HOST, Grant, Policy, grants, stream_grants
 
 Range = tuple[int, int]
 
@@ -45,13 +46,15 @@ def peer_rows(
     cids: Mapping[str, int],
     *,
     link: Callable[[str, int], str],
+    host_ports: Iterable[int] = (),
 ) -> tuple[PeerRow, ...]:
     """The rows of the machine `own`.
 
     :param cids: CID of every machine of the topology.
     :param link: path of the socket of a machine for the guest with a CID.
+    :param host_ports: those of the host that are services.
     """
-    rows = []
+    rows = list(_host_row(policy, own, host_ports))
     for name, cid in cids.items():
         if name == own:
             continue
@@ -71,6 +74,22 @@ def peer_rows(
             )
         )
     return tuple(rows)
+
+
+def _host_row(policy: Policy, own: str, ports: Iterable[int]) -> Iterator[PeerRow]:
+    """The host's row: for its side too this guest's device decides."""
+    found = stream_grants(policy, own, HOST)
+    allowed = {port: grant.rule.quota for port in ports for grant in found if grant.holds(port)}
+    if allowed:
+        yield PeerRow(
+            name=HOST,
+            cid=HOST_CID,
+            dial="",
+            listen="",
+            connect=tuple((port, port) for port in sorted(allowed)),
+            accept=(),
+            max_streams=min(allowed.values()),
+        )
 
 
 def _ranges(found: tuple[Grant, ...]) -> tuple[Range, ...]:

@@ -8,7 +8,8 @@ import pytest
 from innkeeper.errors import UsageError
 from innkeeper.model.policy import ALL_PORTS
 from innkeeper.model.positions import Positions
-from innkeeper.model.topology import parse_topology
+from innkeeper.model.topology import start_groups
+from innkeeper.model.topology_file import parse_topology
 
 SHOP = """\
 name = "shop"
@@ -123,3 +124,82 @@ def test_places_of_tables_and_keys() -> None:
     assert places.place("one.two", "k") == "line 6, column 1"
     assert places.place("l.1", "x") == "line 9, column 3"
     assert places.table("no") == 1
+
+
+HOSTED = """\
+name = "hosted"
+
+[machines.web]
+shares = ["site:/srv/site", "/abs:/abs:ro"]
+
+[services.printer]
+host = "tcp:127.0.0.1:631"
+port = 631
+
+[services.db]
+host = "unix:run/db.sock"
+port = 5432
+
+[[policy]]
+from = "web"
+to = "db"
+
+[[policy]]
+from = "host"
+to = "web"
+operations = ["send"]
+
+[[test]]
+from = "web"
+to = "printer"
+expect = "deny"
+"""
+
+
+def test_services_of_the_host_and_paths_relative_to_the_file() -> None:
+    hosted = parse_topology(HOSTED, source="hosted.toml", folder="/home/me/lab")
+    assert [str(share) for share in hosted.members["web"].machine.shares] == [
+        "/home/me/lab/site:/srv/site",
+        "/abs:/abs:ro",
+    ]
+    targets = {port: one.target for port, one in hosted.host_services().items()}
+    assert targets == {631: "tcp:127.0.0.1:631", 5432: "unix:/home/me/lab/run/db.sock"}
+    first, second = hosted.policy.rules
+    assert (first.source, first.destination, first.ports) == ("web", "host", ((5432, 5432),))
+    assert (second.source, second.destination) == ("host", "web")
+    assert hosted.expectations[0].destination == "host"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "said"),
+    [
+        ("machines.web]", "machines.host]", "line 3, column 1", "'host' is the host's own name"),
+        ("services.db]", "services.host]", "line 10, column 1", "'host' is a machine's name"),
+        ("port = 631", "port = 7777", "line 8, column 1", "innkeeper's own, for the announcement"),
+        ("port = 631", "port = 5432", "line 12, column 1", "port 5432 of the host is 'printer'"),
+        ("tcp:127.0.0.1:631", "tcp:127.0.0.1", "line 7, column 1", "nothing that a service"),
+        ("tcp:127.0.0.1:631", "tcp:here:631", "line 7, column 1", "'here' is no inet address"),
+        ("unix:run/db.sock", "udp:run", "line 11, column 1", "nothing that a service leads to"),
+        ("unix:run", f"unix:{'x' * 99}", "line 11, column 1", "too long for a socket"),
+        ("port = 631", 'port = 631\nmachine = "web"', "line 9, column 1", "or of the host"),
+        ('to = "db"', 'to = "hots"', "line 16, column 1", "unknown machine or service"),
+    ],
+)
+def test_errors_of_host_services(old: str, new: str, place: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_topology(HOSTED.replace(old, new, 1), source="hosted.toml", folder="/home/me/lab")
+    assert said in caught.value.brief
+    assert f"hosted.toml, {place}" in caught.value.brief
+
+
+def test_more_names_than_guests_take_are_refused() -> None:
+    many = "".join(f"[services.s{n}]\nmachine = 'a'\nport = 1\n" for n in range(500))
+    with pytest.raises(UsageError, match="more than 500 machines and services"):
+        parse_topology(f"name = 'x'\n[machines.a]\n{many}", source="x.toml")
+
+
+def test_what_waits_for_each_other_is_in_no_group() -> None:
+    assert start_groups({"b": ["a"], "a": [], "c": ["d"], "d": ["c", "a"]}) == (
+        (("a",), ("b",)),
+        ("c", "d"),
+    )

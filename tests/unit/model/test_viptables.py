@@ -7,7 +7,8 @@ import pytest
 
 from innkeeper.errors import InnError, UsageError
 from innkeeper.model.policy import ALL_PORTS, Policy, Rule, judge
-from innkeeper.model.topology import Topology, parse_topology
+from innkeeper.model.topology import Topology
+from innkeeper.model.topology_file import parse_topology
 from innkeeper.model.viptables import (
     Entry,
     Wish,

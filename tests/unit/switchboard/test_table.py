@@ -47,3 +47,27 @@ def test_one_half_of_a_permission_opens_one_side() -> None:
         assert row.connect
         assert not row.accept
         assert not row.listen
+
+
+def test_the_host_is_a_row_for_its_services_alone() -> None:
+    rules = (
+        Rule(number=1, line=1, source="web", destination="host", ports=((80, 90),), quota=3),
+        Rule(number=2, line=2, source="*", destination="*", operations=("connect",)),
+    )
+    (row,) = [
+        row
+        for row in peer_rows(Policy(rules), "web", CIDS, link=link, host_ports=(90, 5432))
+        if row.cid == 2
+    ]
+    # For port 5432 the host may be asked and may not answer.
+    assert (row.name, row.connect, row.accept, row.dial, row.listen) == (
+        "host",
+        ((90, 90),),
+        (),
+        "",
+        "",
+    )
+    assert row.max_streams == 3
+    for own, ports in (("web", (5432,)), ("web", ()), ("db", (90,))):
+        rows = peer_rows(Policy(rules), own, CIDS, link=link, host_ports=ports)
+        assert all(row.cid != 2 for row in rows)

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!innkeeper/agent/pb/announce.proto\x12\x12innkeeper.announce\"\xc9\x01\n\x0c\x41gentMessage\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.innkeeper.announce.HelloH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.innkeeper.announce.FailureH\x00\x12*\n\x05ports\x18\x03 \x01(\x0b\x32\x19.innkeeper.announce.PortsH\x00\x12*\n\x05\x64isks\x18\x04 \x01(\x0b\x32\x19.innkeeper.announce.DisksH\x00\x42\x05\n\x03msg\"\xad\x01\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07is_init\x18\x03 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x12\n\nstarted_ns\x18\x05 \x01(\x04\x12\x10\n\x08ready_ns\x18\x06 \x01(\x04\x12-\n\x05\x64isks\x18\x07 \x03(\x0b\x32\x1e.innkeeper.announce.DiskReport\"b\n\nDiskReport\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x34\n\tcondition\x18\x02 \x01(\x0e\x32!.innkeeper.announce.DiskCondition\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\xa9\x03\n\x0bHostMessage\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.innkeeper.announce.WelcomeH\x00\x12\x30\n\x08shutdown\x18\x02 \x01(\x0b\x32\x1c.innkeeper.announce.ShutdownH\x00\x12\x35\n\x0bwatch_ports\x18\x03 \x01(\x0b\x32\x1e.innkeeper.announce.WatchPortsH\x00\x12\x33\n\nrelay_logs\x18\x04 \x01(\x0b\x32\x1d.innkeeper.announce.RelayLogsH\x00\x12(\n\x04zone\x18\x05 \x01(\x0b\x32\x18.innkeeper.announce.ZoneH\x00\x12\x35\n\x0bwatch_disks\x18\x06 \x01(\x0b\x32\x1e.innkeeper.announce.WatchDisksH\x00\x12\x34\n\x07watched\x18\x07 \x01(\x0b\x32!.innkeeper.announce.WatchedSharesH\x00\x12.\n\x07\x63hanges\x18\x08 \x01(\x0b\x32\x1b.innkeeper.announce.ChangesH\x00\x42\x05\n\x03msg\"\n\n\x08Shutdown\" \n\x07Welcome\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\"\"\n\x04Zone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04tzif\x18\x02 \x01(\x0c\"\x0c\n\nWatchPorts\"\x1d\n\rWatchedShares\x12\x0c\n\x04keys\x18\x01 \x03(\t\"6\n\x07\x43hanges\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.innkeeper.announce.Change\"1\n\x06\x43hange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\x0c\x12\x0c\n\x04gone\x18\x03 \x01(\x08\"\x0b\n\tRelayLogs\"\x0c\n\nWatchDisks\"5\n\x05\x44isks\x12,\n\x05\x64isks\x18\x01 \x03(\x0b\x32\x1d.innkeeper.announce.DiskSpace\"D\n\tDiskSpace\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x12\n\nfree_bytes\x18\x03 \x01(\x04\"9\n\x05Ports\x12\x30\n\x05ports\x18\x01 \x03(\x0b\x32!.innkeeper.announce.ListeningPort\"t\n\rListeningPort\x12\x32\n\x08protocol\x18\x01 \x01(\x0e\x32 .innkeeper.announce.PortProtocol\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08loopback\x18\x04 \x01(\x08*\x83\x01\n\rDiskCondition\x12\x1a\n\x16\x44ISK_CONDITION_UNKNOWN\x10\x00\x12\x17\n\x13\x44ISK_CONDITION_GOOD\x10\x01\x12\x17\n\x13\x44ISK_CONDITION_MADE\x10\x02\x12$\n DISK_CONDITION_PARTIAL_DATA_LOSS\x10\x03*W\n\x0cPortProtocol\x12\x19\n\x15PORT_PROTOCOL_UNKNOWN\x10\x00\x12\x15\n\x11PORT_PROTOCOL_TCP\x10\x01\x12\x15\n\x11PORT_PROTOCOL_UDP\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!innkeeper/agent/pb/announce.proto\x12\x12innkeeper.announce\"\xc9\x01\n\x0c\x41gentMessage\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.innkeeper.announce.HelloH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.innkeeper.announce.FailureH\x00\x12*\n\x05ports\x18\x03 \x01(\x0b\x32\x19.innkeeper.announce.PortsH\x00\x12*\n\x05\x64isks\x18\x04 \x01(\x0b\x32\x19.innkeeper.announce.DisksH\x00\x42\x05\n\x03msg\"\xad\x01\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07is_init\x18\x03 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x12\n\nstarted_ns\x18\x05 \x01(\x04\x12\x10\n\x08ready_ns\x18\x06 \x01(\x04\x12-\n\x05\x64isks\x18\x07 \x03(\x0b\x32\x1e.innkeeper.announce.DiskReport\"b\n\nDiskReport\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x34\n\tcondition\x18\x02 \x01(\x0e\x32!.innkeeper.announce.DiskCondition\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\xd5\x03\n\x0bHostMessage\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.innkeeper.announce.WelcomeH\x00\x12\x30\n\x08shutdown\x18\x02 \x01(\x0b\x32\x1c.innkeeper.announce.ShutdownH\x00\x12\x35\n\x0bwatch_ports\x18\x03 \x01(\x0b\x32\x1e.innkeeper.announce.WatchPortsH\x00\x12\x33\n\nrelay_logs\x18\x04 \x01(\x0b\x32\x1d.innkeeper.announce.RelayLogsH\x00\x12(\n\x04zone\x18\x05 \x01(\x0b\x32\x18.innkeeper.announce.ZoneH\x00\x12\x35\n\x0bwatch_disks\x18\x06 \x01(\x0b\x32\x1e.innkeeper.announce.WatchDisksH\x00\x12\x34\n\x07watched\x18\x07 \x01(\x0b\x32!.innkeeper.announce.WatchedSharesH\x00\x12.\n\x07\x63hanges\x18\x08 \x01(\x0b\x32\x1b.innkeeper.announce.ChangesH\x00\x12*\n\x05names\x18\t \x01(\x0b\x32\x19.innkeeper.announce.NamesH\x00\x42\x05\n\x03msg\"\n\n\x08Shutdown\" \n\x07Welcome\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\"\"\n\x04Zone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04tzif\x18\x02 \x01(\x0c\"0\n\x05Names\x12\'\n\x05names\x18\x01 \x03(\x0b\x32\x18.innkeeper.announce.Name\"\'\n\x04Name\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"\x0c\n\nWatchPorts\"\x1d\n\rWatchedShares\x12\x0c\n\x04keys\x18\x01 \x03(\t\"6\n\x07\x43hanges\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.innkeeper.announce.Change\"1\n\x06\x43hange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\x0c\x12\x0c\n\x04gone\x18\x03 \x01(\x08\"\x0b\n\tRelayLogs\"\x0c\n\nWatchDisks\"5\n\x05\x44isks\x12,\n\x05\x64isks\x18\x01 \x03(\x0b\x32\x1d.innkeeper.announce.DiskSpace\"D\n\tDiskSpace\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x12\n\nfree_bytes\x18\x03 \x01(\x04\"9\n\x05Ports\x12\x30\n\x05ports\x18\x01 \x03(\x0b\x32!.innkeeper.announce.ListeningPort\"t\n\rListeningPort\x12\x32\n\x08protocol\x18\x01 \x01(\x0e\x32 .innkeeper.announce.PortProtocol\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08loopback\x18\x04 \x01(\x08*\x83\x01\n\rDiskCondition\x12\x1a\n\x16\x44ISK_CONDITION_UNKNOWN\x10\x00\x12\x17\n\x13\x44ISK_CONDITION_GOOD\x10\x01\x12\x17\n\x13\x44ISK_CONDITION_MADE\x10\x02\x12$\n DISK_CONDITION_PARTIAL_DATA_LOSS\x10\x03*W\n\x0cPortProtocol\x12\x19\n\x15PORT_PROTOCOL_UNKNOWN\x10\x00\x12\x15\n\x11PORT_PROTOCOL_TCP\x10\x01\x12\x15\n\x11PORT_PROTOCOL_UDP\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'innkeeper.agent.pb.announce_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DISKCONDITION']._serialized_start=1570
-  _globals['_DISKCONDITION']._serialized_end=1701
-  _globals['_PORTPROTOCOL']._serialized_start=1703
-  _globals['_PORTPROTOCOL']._serialized_end=1790
+  _globals['_DISKCONDITION']._serialized_start=1705
+  _globals['_DISKCONDITION']._serialized_end=1836
+  _globals['_PORTPROTOCOL']._serialized_start=1838
+  _globals['_PORTPROTOCOL']._serialized_end=1925
   _globals['_AGENTMESSAGE']._serialized_start=58
   _globals['_AGENTMESSAGE']._serialized_end=259
   _globals['_HELLO']._serialized_start=262
@@ -44,31 +44,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE']._serialized_start=537
   _globals['_FAILURE']._serialized_end=576
   _globals['_HOSTMESSAGE']._serialized_start=579
-  _globals['_HOSTMESSAGE']._serialized_end=1004
-  _globals['_SHUTDOWN']._serialized_start=1006
-  _globals['_SHUTDOWN']._serialized_end=1016
-  _globals['_WELCOME']._serialized_start=1018
-  _globals['_WELCOME']._serialized_end=1050
-  _globals['_ZONE']._serialized_start=1052
-  _globals['_ZONE']._serialized_end=1086
-  _globals['_WATCHPORTS']._serialized_start=1088
-  _globals['_WATCHPORTS']._serialized_end=1100
-  _globals['_WATCHEDSHARES']._serialized_start=1102
-  _globals['_WATCHEDSHARES']._serialized_end=1131
-  _globals['_CHANGES']._serialized_start=1133
-  _globals['_CHANGES']._serialized_end=1187
-  _globals['_CHANGE']._serialized_start=1189
-  _globals['_CHANGE']._serialized_end=1238
-  _globals['_RELAYLOGS']._serialized_start=1240
-  _globals['_RELAYLOGS']._serialized_end=1251
-  _globals['_WATCHDISKS']._serialized_start=1253
-  _globals['_WATCHDISKS']._serialized_end=1265
-  _globals['_DISKS']._serialized_start=1267
-  _globals['_DISKS']._serialized_end=1320
-  _globals['_DISKSPACE']._serialized_start=1322
-  _globals['_DISKSPACE']._serialized_end=1390
-  _globals['_PORTS']._serialized_start=1392
-  _globals['_PORTS']._serialized_end=1449
-  _globals['_LISTENINGPORT']._serialized_start=1451
-  _globals['_LISTENINGPORT']._serialized_end=1567
+  _globals['_HOSTMESSAGE']._serialized_end=1048
+  _globals['_SHUTDOWN']._serialized_start=1050
+  _globals['_SHUTDOWN']._serialized_end=1060
+  _globals['_WELCOME']._serialized_start=1062
+  _globals['_WELCOME']._serialized_end=1094
+  _globals['_ZONE']._serialized_start=1096
+  _globals['_ZONE']._serialized_end=1130
+  _globals['_NAMES']._serialized_start=1132
+  _globals['_NAMES']._serialized_end=1180
+  _globals['_NAME']._serialized_start=1182
+  _globals['_NAME']._serialized_end=1221
+  _globals['_WATCHPORTS']._serialized_start=1223
+  _globals['_WATCHPORTS']._serialized_end=1235
+  _globals['_WATCHEDSHARES']._serialized_start=1237
+  _globals['_WATCHEDSHARES']._serialized_end=1266
+  _globals['_CHANGES']._serialized_start=1268
+  _globals['_CHANGES']._serialized_end=1322
+  _globals['_CHANGE']._serialized_start=1324
+  _globals['_CHANGE']._serialized_end=1373
+  _globals['_RELAYLOGS']._serialized_start=1375
+  _globals['_RELAYLOGS']._serialized_end=1386
+  _globals['_WATCHDISKS']._serialized_start=1388
+  _globals['_WATCHDISKS']._serialized_end=1400
+  _globals['_DISKS']._serialized_start=1402
+  _globals['_DISKS']._serialized_end=1455
+  _globals['_DISKSPACE']._serialized_start=1457
+  _globals['_DISKSPACE']._serialized_end=1525
+  _globals['_PORTS']._serialized_start=1527
+  _globals['_PORTS']._serialized_end=1584
+  _globals['_LISTENINGPORT']._serialized_start=1586
+  _globals['_LISTENINGPORT']._serialized_end=1702
 # @@protoc_insertion_point(module_scope)

@@ -206,6 +206,7 @@ class HostMessage(_message.Message):
     WATCH_DISKS_FIELD_NUMBER: _builtins.int
     WATCHED_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -222,6 +223,8 @@ class HostMessage(_message.Message):
     def watched(self) -> Global___WatchedShares: ...
     @_builtins.property
     def changes(self) -> Global___Changes: ...
+    @_builtins.property
+    def names(self) -> Global___Names: ...
     def __init__(
         self,
         *,
@@ -233,12 +236,13 @@ class HostMessage(_message.Message):
         watch_disks: Global___WatchDisks | None = ...,
         watched: Global___WatchedShares | None = ...,
         changes: Global___Changes | None = ...,
+        names: Global___Names | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "watched", b"watched", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "msg", b"msg", "names", b"names", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "watched", b"watched", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "msg", b"msg", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "watched", b"watched", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "msg", b"msg", "names", b"names", "relay_logs", b"relay_logs", "shutdown", b"shutdown", "watch_disks", b"watch_disks", "watch_ports", b"watch_ports", "watched", b"watched", "welcome", b"welcome", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs", "zone", "watch_disks", "watched", "changes"]  # noqa: Y015
+    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["welcome", "shutdown", "watch_ports", "relay_logs", "zone", "watch_disks", "watched", "changes", "names"]  # noqa: Y015
     _WhichOneofArgType_msg: _TypeAlias = _typing.Literal["msg", b"msg"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_msg) -> _WhichOneofReturnType_msg | None: ...
 
@@ -314,6 +318,58 @@ class Zone(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Zone: _TypeAlias = Zone  # noqa: Y015
+
+@_typing.final
+class Names(_message.Message):
+    """What other guests and the host are called, said after Welcome and again after
+    every change; all of it each time. The agent keeps it in /etc/hosts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedCompositeFieldContainer[Global___Name]:
+        """At most 512."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[Global___Name] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Names: _TypeAlias = Names  # noqa: Y015
+
+@_typing.final
+class Name(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As "web.inn"."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As text, of the prefixes that are reserved for CIDs; at most 4."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Name: _TypeAlias = Name  # noqa: Y015
 
 @_typing.final
 class WatchPorts(_message.Message):

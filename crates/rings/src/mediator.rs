@@ -330,12 +330,11 @@ pub(crate) fn quota<P: Policy>(
     if name.partner.is_some() {
         return capacity;
     }
-    let bytes = policy
+    let percent = policy
         .wildcard_quota(sender, name.owner, name.port)
-        .unwrap_or_else(|| {
-            let share = u64::from(capacity) * u64::from(percent.min(100)) / 100;
-            u32::try_from(share).unwrap_or(capacity)
-        });
+        .unwrap_or(percent);
+    let share = u64::from(capacity) * u64::from(percent.min(100)) / 100;
+    let bytes = u32::try_from(share).unwrap_or(capacity);
     // At least a message of one slot, in whole slots.
     let least = crate::abi::cost(1);
     bytes.clamp(least, capacity.max(least)) & !(crate::abi::SLOT - 1)

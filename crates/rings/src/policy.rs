@@ -55,7 +55,8 @@ pub enum Appearance {
 
 impl Appearance {
     /// The errno of a refused operation towards a peer.
-    pub(crate) const fn errno(self) -> Errno {
+    #[must_use]
+    pub const fn errno(self) -> Errno {
         match self {
             Self::NoDomain => Errno::Esrch,
             Self::NoRing => Errno::Econnrefused,
@@ -69,10 +70,10 @@ pub trait Policy {
     /// Whether this may be done.
     fn may(&self, question: &Question) -> Verdict;
 
-    /// How many bytes of a wildcard ring one sender's unread messages may take,
-    /// headers and padding included; `None` leaves it to
+    /// How much of a wildcard ring one sender's unread messages may take, 1 to
+    /// 100 percent; `None` leaves it to
     /// [`Settings::wildcard_quota_percent`](crate::Settings).
-    fn wildcard_quota(&self, _sender: Domain, _owner: Domain, _port: u32) -> Option<u32> {
+    fn wildcard_quota(&self, _sender: Domain, _owner: Domain, _port: u32) -> Option<u8> {
         None
     }
 }
@@ -82,7 +83,17 @@ impl<P: Policy + ?Sized> Policy for Box<P> {
         (**self).may(question)
     }
 
-    fn wildcard_quota(&self, sender: Domain, owner: Domain, port: u32) -> Option<u32> {
+    fn wildcard_quota(&self, sender: Domain, owner: Domain, port: u32) -> Option<u8> {
+        (**self).wildcard_quota(sender, owner, port)
+    }
+}
+
+impl<P: Policy + ?Sized> Policy for std::sync::Arc<P> {
+    fn may(&self, question: &Question) -> Verdict {
+        (**self).may(question)
+    }
+
+    fn wildcard_quota(&self, sender: Domain, owner: Domain, port: u32) -> Option<u8> {
         (**self).wildcard_quota(sender, owner, port)
     }
 }

@@ -49,22 +49,8 @@ impl<P: Policy> Mediator<P> {
     /// [`MAX_MESSAGE`]; `Emsgsize`: never fits; `Eagain`: the caller waits now;
     /// `Ebusy`: not even that; `Efault`; `Enomem`: the host's memory.
     pub fn sendv(&mut self, caller: Endpoint, call: &Outgoing<'_>) -> Result<u32, Errno> {
-        let (own, enabled) = {
-            let state = self.caller(caller)?;
-            (state.owns(caller, call.source.port), state.enabled)
-        };
-        let well_formed =
-            call.pieces.len() <= MAX_PIECES && call.source.pad == 0 && call.destination.pad == 0;
-        if !well_formed {
-            return Err(Errno::Einval);
-        }
+        let enabled = self.vet_send(caller, call)?;
         let me = caller.domain();
-        if call.source.domain != me.id() && call.source.domain != DOMID_ANY {
-            return Err(Errno::Eperm);
-        }
-        if enabled && !own {
-            return Err(Errno::Eperm);
-        }
         let owner = self
             .domains
             .get(&call.destination.domain)
@@ -82,6 +68,29 @@ impl<P: Policy> Mediator<P> {
         let to = ring.reader;
         self.events.push(Event::Arrival { to, ring: name });
         Ok(len)
+    }
+
+    /// Looks at what a `sendv` says of its sender alone, and returns whether the
+    /// sender's domain takes part. For carriers whose destinations are not all in
+    /// one place: the mediator that has the ring does the rest.
+    ///
+    /// # Errors
+    /// The first ones of [`Mediator::sendv`], up to `Eperm`.
+    pub fn vet_send(&self, caller: Endpoint, call: &Outgoing<'_>) -> Result<bool, Errno> {
+        let state = self.caller(caller)?;
+        let well_formed =
+            call.pieces.len() <= MAX_PIECES && call.source.pad == 0 && call.destination.pad == 0;
+        if !well_formed {
+            return Err(Errno::Einval);
+        }
+        let ids = [caller.domain().id(), DOMID_ANY];
+        if !ids.contains(&call.source.domain) {
+            return Err(Errno::Eperm);
+        }
+        if state.enabled && !state.owns(caller, call.source.port) {
+            return Err(Errno::Eperm);
+        }
+        Ok(state.enabled)
     }
 
     /// `Ok` if the policy lets `actor` do this towards `peer`.

@@ -125,6 +125,18 @@ impl<'a> Sendv<'a> {
         })
     }
 
+    /// Writes it once more, for an endpoint, to another keeper.
+    pub fn forward(&self, target: &mut impl Sink, tag: u32, endpoint: u32) {
+        let len = 5 + 24 + self.lens.len() + self.bytes.len();
+        put_prefix(target, kind::FOR, tag, len);
+        target.put(&endpoint.to_le_bytes());
+        target.put(&[kind::SENDV]);
+        let addresses = [self.source, self.destination];
+        put_head(target, addresses, self.message_type, self.count());
+        target.put(self.lens);
+        target.put(self.bytes);
+    }
+
     /// Writes a `sendv` frame for these pieces.
     pub fn encode(
         target: &mut impl Sink,
@@ -164,20 +176,25 @@ fn sendv_size(pieces: &[Piece<'_>]) -> usize {
     24 + 4 * pieces.len() + bytes
 }
 
-fn put_sendv(
+fn put_head(
     target: &mut impl Sink,
     [source, destination]: [Address; 2],
     message_type: u32,
-    pieces: &[Piece<'_>],
+    count: usize,
 ) {
     target.put(&source.encode());
     target.put(&destination.encode());
     target.put(&message_type.to_le_bytes());
-    target.put(
-        &u32::try_from(pieces.len())
-            .unwrap_or(u32::MAX)
-            .to_le_bytes(),
-    );
+    target.put(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+fn put_sendv(
+    target: &mut impl Sink,
+    addresses: [Address; 2],
+    message_type: u32,
+    pieces: &[Piece<'_>],
+) {
+    put_head(target, addresses, message_type, pieces.len());
     for piece in pieces {
         let len = match piece {
             Piece::Bytes(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),

@@ -37,6 +37,7 @@ MEASUREMENTS = {
     "host-root": "host_root",
     "shares": "shares",
     "vsock": "vsock",
+    "switchboard": "switchboard",
     "memory": "memory",
     "disks": "disks",
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 from guests import INN, Background, Inn
+
+from innkeeper import AsyncMachine, Machine
+from innkeeper.errors import HostError, TimedOut, UsageError
 
 TOPOLOGY = """\
 name = "hosted"
@@ -225,25 +229,51 @@ def test_a_new_policy_closes_a_service_and_cuts_its_streams(
     assert {"over-quota", "cut", "denied"} <= verdicts
 
 
-def test_ports_that_are_no_services_stay_doors_made_by_hand(
-    inn: Inn, hosted: Path, runtime_dir: Path
+def test_ports_that_are_no_services_are_doors_for_programs(
+    inn: Inn, hosted: Path, runtime_dir: Path, background: Background
 ) -> None:
+    vm = Machine.get("db")
+    asked = guest("db", "inn-agent", "vsock-connect", "2", "4000")
     path = runtime_dir / "db/vsock.sock_4000"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-        server.listen()
-        server.settimeout(30)
-
-        def answer() -> None:
-            stream, _ = server.accept()
-            with stream:
-                stream.sendall(b"by hand")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        done = inn(*guest("db", "inn-agent", "vsock-connect", "2", "4000"), stdin=b"")
-        thread.join(30)
-    path.unlink()
-    assert done.stdout == b"by hand"
+    with contextlib.closing(vm), vm.listen(4000) as door:
+        assert path.is_socket()
+        with pytest.raises(HostError, match="in use"):
+            vm.listen(4000)
+        with pytest.raises(TimedOut):
+            door.accept(timeout_s=0.0)
+        near = background(*asked)
+        with door.accept(timeout_s=30) as sock:
+            sock.sendall(b"by hand")
+        assert near.communicate(timeout=30)[0] == b"by hand"
+    assert not path.exists()
+    assert inn(*asked).stderr == REFUSED
+    for port, said in ((7777, "own, for the announcement"), (631, "is the service 'printer'")):
+        with pytest.raises(UsageError, match=said):
+            vm.listen(port)
+    # No table was asked.
     assert not [one for one in audit(inn) if one["port"] == 4000]
+    assert hosted.is_absolute()
+
+
+def test_programs_under_asyncio_are_endpoints_too(hosted: Path, background: Background) -> None:
+    async def main() -> None:
+        vm = await AsyncMachine.get("web")
+        async with vm.listen(4001) as door:
+            background(*guest("web", "sh", "-c", "echo hi | inn-agent vsock-connect 2 4001"))
+            reader, writer = await asyncio.open_unix_connection(sock=await door.accept())
+            assert await reader.read() == b"hi\n"
+            writer.close()
+            await writer.wait_closed()
+        far = background(*guest("web", "inn-agent", "vsock-listen", "4002"))
+        assert far.stderr is not None
+        assert await asyncio.to_thread(far.stderr.readline) == b"listening\n"
+        reader, writer = await asyncio.open_unix_connection(sock=await vm.connect(4002))
+        writer.write(b"to the guest")
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        assert far.communicate(timeout=30)[0] == b"to the guest"
+
+    asyncio.run(asyncio.wait_for(main(), 50))
     assert hosted.is_absolute()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
 from innkeeper.agent.attach import KeptSession
+from innkeeper.api.aio_listen import AsyncGuestListener
 from innkeeper.api.aio_shares import AsyncGuestShares
 from innkeeper.api.completed import CompletedExec
 from innkeeper.api.files import (
@@ -31,6 +32,7 @@ from innkeeper.keeper.machines import stop_machine
 from innkeeper.keeper.messages import StateChanged
 from innkeeper.model.record import Record, State
 from innkeeper.registry.layout import host_layout
+from innkeeper.system.sockets import StreamSocket
 
 
 class AsyncMachine:
@@ -157,6 +159,20 @@ class AsyncMachine:
             )
 
         return Opening(make, AsyncGuestProcess.close)
+
+    async def connect(self, port: int) -> StreamSocket:
+        """A stream socket to a vsock port, as :meth:`Machine.connect`; it does not block."""
+        sock = await in_thread(lambda: self.sync.connect(port), discard=StreamSocket.close)
+        sock.settimeout(0.0)
+        return sock
+
+    def listen(self, port: int) -> Opening[AsyncGuestListener]:
+        """Wait for the guest at a port, as :meth:`Machine.listen`; used as :meth:`forward`."""
+
+        async def make() -> AsyncGuestListener:
+            return AsyncGuestListener(self.sync.listen(port))
+
+        return Opening(make, AsyncGuestListener.close)
 
     def forward(
         self,

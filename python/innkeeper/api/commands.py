@@ -29,6 +29,7 @@ from innkeeper.system.sockets import StreamSocket
 
 if TYPE_CHECKING:
     from innkeeper.api.forward import Forward
+    from innkeeper.api.listen import GuestListener
 
 # Of each stream, so much is kept in memory.
 OUTPUT_LIMIT_BYTES = 64 << 20
@@ -45,7 +46,7 @@ class Commands:
     _layout: Layout
     _attached: Attached | None
     # Those that are open end with the machine's object.
-    _forwards: weakref.WeakSet[Forward]
+    _forwards: weakref.WeakSet[Forward | GuestListener]
 
     @overload
     def exec(
@@ -120,6 +121,28 @@ class Commands:
         except GuestError:
             self._require_running()
             raise
+
+    def listen(self, port: int) -> GuestListener:
+        """Wait for connections of the guest to a vsock port of the host, CID 2.
+
+        ::
+
+            with vm.listen(5000) as door:
+                with door.accept(timeout_s=30) as sock:
+                    ...
+
+        Close the result, or use it as a context manager.
+
+        :raise GuestError: the machine does not run.
+        :raise UsageError: the port is innkeeper's own, or a service of the topology.
+        :raise HostError: another program listens there.
+        """
+        from innkeeper.api.listen import GuestListener
+
+        self._require_running()
+        made = GuestListener(self._layout, self.name, port)
+        self._forwards.add(made)
+        return made
 
     def forward(
         self,

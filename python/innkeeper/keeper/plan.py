@@ -105,7 +105,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 def guestlog_socket(folder: GuestFolder) -> Path:
     """Guest to host, port 9999."""
-    return folder.path / f"{folder.vsock.name}_9999"
+    return folder.service(9999)
 
 
 def plan_run(
@@ -178,7 +178,7 @@ def _plan_sockets(folder: GuestFolder, *, logs: bool) -> dict[str, Path]:
     for path in sockets.values():
         check_socket_path(path)
     # A guest dials ports of up to ten digits next to the vsock socket.
-    check_socket_path(folder.path / f"{folder.vsock.name}_4294967295")
+    check_socket_path(folder.service(4294967295))
     return sockets
 
 

@@ -107,7 +107,11 @@ class GuestFolder(msgspec.Struct, frozen=True):
     @property
     def announce(self) -> Path:
         """Guest to host, port 7777."""
-        return self.path / "vsock.sock_7777"
+        return self.service(7777)
+
+    def service(self, port: int) -> Path:
+        """Guest to host, any port, where no topology says what it leads to."""
+        return self.path / f"{self.vsock.name}_{port}"
 
     def link(self, cid: int) -> Path:
         """Where the device of the guest with this CID connects for streams to this guest."""
@@ -136,7 +140,7 @@ class GuestFolder(msgspec.Struct, frozen=True):
     @property
     def shares_port(self) -> Path:
         """Guest to host, the port of shares over 9P."""
-        return self.path / f"vsock.sock_{NINEP_PORT}"
+        return self.service(NINEP_PORT)
 
 
 class LogFolder(msgspec.Struct, frozen=True):

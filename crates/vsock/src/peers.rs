@@ -98,6 +98,9 @@ impl Peers {
 
     /// Whether a stream that exists may go on.
     pub(crate) fn allows(&self, cid: u64, port: u32, outgoing: bool) -> bool {
+        if cid == CID_HOST && !self.services.contains_key(&port) {
+            return false;
+        }
         self.table.get(&cid).is_some_and(|peer| {
             let ranges = if outgoing {
                 &peer.connect

@@ -15,6 +15,8 @@ from innkeeper.model.policy import (
     format_ports,
     grants,
     judge,
+    judge_stream,
+    stream_grants,
 )
 
 NAMES = ("web", "db", "log", "mail")
@@ -101,6 +103,19 @@ def test_ten_thousand_triples_agree_with_an_independent_evaluator(seed: int) -> 
             one.first <= port <= one.last for one in grants(policy, source, destination, operation)
         )
         assert allowed == expected
+        # A stream needs both halves.
+        both = all(naive(policy, source, destination, port, half) for half in ("connect", "listen"))
+        assert judge_stream(policy, source, destination, port).allowed == both
+        assert any(one.holds(port) for one in stream_grants(policy, source, destination)) == both
+
+
+def test_of_a_stream_the_half_that_is_refused_is_named() -> None:
+    asks = rule(1, "web", "host", operations=("connect",))
+    answers = rule(2, "web", "host", operations=("listen",), ports=((1, 5),), action="deny")
+    policy = Policy((asks, answers))
+    assert judge_stream(policy, "web", "host", 5).rule == answers
+    assert judge_stream(policy, "web", "host", 6).rule is None
+    assert judge_stream(policy, "db", "host", 5).rule is None
 
 
 def test_ports_as_people_write_them() -> None:

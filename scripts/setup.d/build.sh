@@ -64,7 +64,7 @@ build_native_module() {
 # The static guest binary, shipped inside the Python package.
 guest_agent() {
     local key
-    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/agent crates/sftp crates/wire proto)
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/agent crates/librings crates/ringwire crates/sftp crates/wire proto)
     if stamped agent "$key" && [[ -x python/innkeeper/_guest/inn-agent ]]; then
         return
     fi

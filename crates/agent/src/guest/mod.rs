@@ -7,6 +7,7 @@ mod arguments;
 mod cid;
 mod hosts;
 mod proxy;
+mod rings;
 mod sockets;
 mod throughput;
 
@@ -30,7 +31,12 @@ pub struct Command {
 }
 
 /// Every command, in the order in which they are listed.
-const COMMANDS: &[&Command] = &[&cid::COMMAND, &proxy::COMMAND, &throughput::COMMAND];
+const COMMANDS: &[&Command] = &[
+    &cid::COMMAND,
+    &proxy::COMMAND,
+    &rings::COMMAND,
+    &throughput::COMMAND,
+];
 
 const USAGE: &str = "\
 usage: inn-guest COMMAND [ARGUMENT]...

@@ -29,6 +29,7 @@ def test_the_command_by_value() -> None:
         "--format=directory",
         "--variant=apt",
         "--architectures=amd64",
+        "--dpkgopt=force-unsafe-io",
         "--components=main",
         "--include=kmod,iproute2,systemd-sysv,dbus,udev,libnss-systemd,python3",
         "--customize-hook=/b/hook",

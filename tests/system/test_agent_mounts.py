@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from innkeeper.model.share import parse_share
 from innkeeper.shares.plan import Choice, plan_server
 from innkeeper.shares.serve import start_server
 from innkeeper.shares.servers import ninep_facts
+from innkeeper.shares.users import host_ids, plan_users
 
 NAME = "mounts"
 PORT = 20000
@@ -78,7 +78,9 @@ def test_mounts_by_call(agent: ControlClient, inn: Inn, tmp_path: Path, runtime_
     share = parse_share(f"{shared}:/x")
     choice = Choice(transport="9p", server=ninep_facts(), reason="")
     root = tmp_path / "served"
-    plan = plan_server(choice, (share,), root=str(root), cache="never", uid=os.geteuid())
+    plan = plan_server(
+        choice, (share,), root=str(root), cache="never", users=plan_users((share,), host_ids())
+    )
     assert number_of(lambda: agent.mount_9p(PORT, "/mnt/9p")) == errno.ECONNRESET
     server = start_server(plan, runtime_dir / NAME / f"vsock.sock_{PORT}")
     try:

@@ -12,8 +12,12 @@ use nix::unistd::{chdir, chroot};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// What root keeps: the rights to files (capabilities(7)): `CAP_CHOWN`,
-/// `DAC_OVERRIDE`, `DAC_READ_SEARCH`, `FOWNER`, `FSETID`.
-const FILE_RIGHTS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4;
+/// `DAC_OVERRIDE`, `DAC_READ_SEARCH`, `FOWNER`, `FSETID`; and to make them as
+/// another: `SETGID`, `SETUID`, of which the filter leaves setfsuid(2) alone.
+const FILE_RIGHTS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7;
+
+/// `SECBIT_NO_SETUID_FIXUP`: rights stay when the user changes.
+const KEEP_RIGHTS: libc::c_ulong = 1 << 2;
 
 /// `_LINUX_CAPABILITY_VERSION_3`
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -74,6 +78,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sched_yield,
     libc::SYS_sendto,
     libc::SYS_set_robust_list,
+    libc::SYS_setfsgid,
+    libc::SYS_setfsuid,
     libc::SYS_sigaltstack,
     libc::SYS_statx,
     libc::SYS_symlinkat,
@@ -116,6 +122,10 @@ pub fn lock_up(root: &Path) -> nix::Result<()> {
 /// Gives up the rights of root, or all but those to files.
 pub fn drop_rights(is_root: bool) -> nix::Result<()> {
     set_no_new_privs()?;
+    if is_root {
+        // SAFETY: this prctl(2) takes numbers alone.
+        Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, KEEP_RIGHTS) })?;
+    }
     let kept = if is_root { FILE_RIGHTS } else { 0 };
     let header = Header {
         version: CAPABILITY_VERSION,

@@ -15,7 +15,9 @@ use nix::sys::stat::{
 };
 use nix::sys::statfs::{Statfs, fstatfs};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{
+    Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, setfsgid, setfsuid, symlinkat, unlinkat,
+};
 
 use crate::request::Change;
 
@@ -118,11 +120,11 @@ impl Tree {
         let own = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let exclusive = OFlag::from_bits_truncate(flags as i32) & OFlag::O_EXCL;
         let flags = wanted(flags) | own | exclusive;
-        let file = openat(folder, name, flags, permissions(mode)).map(File::from)?;
+        let made = self.made_by(owner, || openat(folder, name, flags, permissions(mode)));
+        let file = File::from(made?);
         if !is_kind(&nix::sys::stat::fstat(&file)?, SFlag::S_IFREG) {
             return Err(Errno::ENXIO);
         }
-        self.give(&file, "", owner)?;
         Ok(file)
     }
 
@@ -134,10 +136,8 @@ impl Tree {
         mode: u32,
         owner: (u32, u32),
     ) -> nix::Result<OwnedFd> {
-        mkdirat(folder, name, permissions(mode))?;
-        let made = find(folder, name)?;
-        self.give(&made, "", owner)?;
-        Ok(made)
+        self.made_by(owner, || mkdirat(folder, name, permissions(mode)))?;
+        find(folder, name)
     }
 
     /// Makes a symbolic link; a handle of it. What it says is for the client.
@@ -148,10 +148,8 @@ impl Tree {
         target: &[u8],
         owner: (u32, u32),
     ) -> nix::Result<OwnedFd> {
-        symlinkat(target, folder, name)?;
-        let made = find(folder, name)?;
-        self.give(&made, "", owner)?;
-        Ok(made)
+        self.made_by(owner, || symlinkat(target, folder, name))?;
+        find(folder, name)
     }
 
     /// Gives a file another name.
@@ -161,11 +159,38 @@ impl Tree {
         linkat(&self.descriptors, source.as_str(), folder, name, flags)
     }
 
-    fn give<F: AsFd>(&self, file: F, path: &str, (uid, gid): (u32, u32)) -> nix::Result<()> {
-        if !self.gives_away || (uid == NO_ID && gid == NO_ID) {
-            return Ok(());
+    /// Does something as a user of the client, whose then is what it makes; the
+    /// rights to do it are the server's. Where a mount has a map of users, that
+    /// is the only way: in it may be the user, and not the server.
+    fn made_by<T>(
+        &self,
+        (uid, gid): (u32, u32),
+        make: impl FnOnce() -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        if !self.gives_away {
+            return make();
         }
-        change_owner(file, path, uid, gid)
+        let own = (
+            setfsuid(Uid::from_raw(NO_ID)),
+            setfsgid(Gid::from_raw(NO_ID)),
+        );
+        let be = |id: u32, own: u32| if id == NO_ID { own } else { id };
+        let (uid, gid) = (be(uid, own.0.as_raw()), be(gid, own.1.as_raw()));
+        setfsgid(Gid::from_raw(gid));
+        setfsuid(Uid::from_raw(uid));
+        // Neither says whether it was done, but who was it before.
+        let is = (
+            setfsuid(Uid::from_raw(NO_ID)),
+            setfsgid(Gid::from_raw(NO_ID)),
+        );
+        let made = if is == (Uid::from_raw(uid), Gid::from_raw(gid)) {
+            make()
+        } else {
+            Err(Errno::EOVERFLOW)
+        };
+        setfsuid(own.0);
+        setfsgid(own.1);
+        made
     }
 
     /// Changes attributes.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from innkeeper.api.shares import GuestShares
@@ -16,9 +17,27 @@ class AsyncGuestShares:
     def __init__(self, shares: GuestShares) -> None:
         self._shares = shares
 
-    async def add(self, host: str | Path, guest: str, *, read_only: bool = False) -> None:
+    async def add(
+        self,
+        host: str | Path,
+        guest: str,
+        *,
+        read_only: bool = False,
+        uid_map: Sequence[str] = (),
+        gid_map: Sequence[str] = (),
+        squash: bool = False,
+    ) -> None:
         """As :meth:`GuestShares.add`."""
-        await in_thread(lambda: self._shares.add(host, guest, read_only=read_only))
+        await in_thread(
+            lambda: self._shares.add(
+                host,
+                guest,
+                read_only=read_only,
+                uid_map=uid_map,
+                gid_map=gid_map,
+                squash=squash,
+            )
+        )
 
     async def list(self) -> tuple[KnownShare, ...]:
         """As :meth:`GuestShares.list`."""

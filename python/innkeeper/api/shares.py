@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from innkeeper.keeper.sharing import (
     remount_shares,
     remove_share,
 )
-from innkeeper.model.share import Share, check_guest_path
+from innkeeper.model.share import make_share
 
 if TYPE_CHECKING:
     from innkeeper.registry.layout import Layout
@@ -26,19 +27,38 @@ class GuestShares:
         self._layout = layout
         self._name = name
 
-    def add(self, host: str | Path, guest: str, *, read_only: bool = False) -> None:
+    def add(
+        self,
+        host: str | Path,
+        guest: str,
+        *,
+        read_only: bool = False,
+        uid_map: Sequence[str] = (),
+        gid_map: Sequence[str] = (),
+        squash: bool = False,
+    ) -> None:
         """Show the host's folder `host` at `guest`; a machine has it at its next start too.
 
         :param host: relative to the present folder, or absolute.
         :param guest: absolute; made where it is missing.
         :param read_only: the host keeps the guest from changing the folder.
-        :raise HostError: there is no such folder, or this host cannot share any.
+        :param uid_map: whom the guest's users are on the host: "GUEST:HOST:COUNT",
+            "GUEST:HOST" for one, "GUEST" for you.
+        :param gid_map: the same of groups.
+        :param squash: all users of the guest are the one of the maps, or else you.
+        :raise HostError: there is no such folder, this host cannot share any, or cannot
+            map its users.
         :raise UsageError: another is shared at that place, or the guest, started by
             :meth:`Machine.run` without `shares`, cannot have any.
         :raise GuestError: the guest cannot mount it.
         """
-        share = Share(
-            host=str(Path(host).absolute()), guest=check_guest_path(guest), read_only=read_only
+        share = make_share(
+            str(Path(host).absolute()),
+            guest,
+            read_only=read_only,
+            uid_map=uid_map,
+            gid_map=gid_map,
+            squash=squash,
         )
         add_share(self._layout, self._name, share)
 

@@ -126,8 +126,10 @@ _MACHINE = (
         "--share",
         "shares",
         multiple=True,
-        metavar="HOST:GUEST[:ro]",
-        help="Show the host's folder HOST at GUEST; :ro keeps the guest from changing it.",
+        metavar="HOST:GUEST[:OPTIONS]",
+        help="Show the host's folder HOST at GUEST. OPTIONS, with commas between: ro keeps the "
+        "guest from changing it; uid=GUEST-HOST-COUNT, gid= and id= (both) say whom the guest's "
+        "users are on the host; squash makes them all one.",
     ),
     click.option(
         "--share-cache",

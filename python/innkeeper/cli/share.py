@@ -18,6 +18,7 @@ from innkeeper.keeper.sharing import (
     remove_share,
     share_report,
 )
+from innkeeper.model.idmap import parse_range
 from innkeeper.model.share import anchor_share, parse_share
 from innkeeper.registry.layout import host_layout
 
@@ -45,15 +46,45 @@ def share() -> None:
 
 @click.command()
 @click.argument("name")
-@click.argument("what", metavar="HOST:GUEST[:ro]")
-def add(name: str, what: str) -> None:
+@click.argument("what", metavar="HOST:GUEST[:OPTIONS]")
+@click.option(
+    "--uid-map",
+    "uid_map",
+    multiple=True,
+    metavar="GUEST[:HOST[:COUNT]]",
+    help="The guest's user GUEST is the host's user HOST, or you; can be repeated.",
+)
+@click.option(
+    "--gid-map",
+    "gid_map",
+    multiple=True,
+    metavar="GUEST[:HOST[:COUNT]]",
+    help="The same of groups.",
+)
+@click.option(
+    "--squash", is_flag=True, help="All of the guest's users are that one host user, or you."
+)
+def add(
+    name: str, what: str, uid_map: tuple[str, ...], gid_map: tuple[str, ...], squash: bool
+) -> None:
     """Show the host's folder HOST at GUEST in the machine NAME.
 
     A guest that runs has it at once, and a machine at its next start too. HOST may
     be relative to this folder; GUEST is made where it is missing. With :ro the guest
     cannot change the folder, whatever it does: the host keeps it from that.
+
+    OPTIONS have commas between them: ro, uid=GUEST-HOST-COUNT, gid=..., id=... for both,
+    squash. So --uid-map 1000:1234 is the same as :uid=1000-1234.
     """
-    add_share(host_layout(), name, parse_share(anchor_share(what, str(Path.cwd()))))
+    share = parse_share(anchor_share(what, str(Path.cwd())))
+    if uid_map or gid_map or squash:
+        share = msgspec.structs.replace(
+            share,
+            uid_map=(*share.uid_map, *map(parse_range, uid_map)),
+            gid_map=(*share.gid_map, *map(parse_range, gid_map)),
+            squash=share.squash or squash,
+        )
+    add_share(host_layout(), name, share)
 
 
 @click.command()
@@ -68,11 +99,12 @@ def ls(name: str, output_format: str) -> None:
         shares = [msgspec.to_builtins(each) for each in known]
         print_json({"shares": shares, "served": msgspec.to_builtins(report)})
         return
-    head = ("HOST", "GUEST", "MODE", "STATE")
+    head = ("HOST", "GUEST", "MODE", "USERS", "STATE")
     click.echo("\n".join(columns([head, *(_row(each) for each in known)])))
     if report is not None:
         fault = f"; {report.fault}" if report.fault else ""
-        click.echo(f"{report.reason}, cache {report.cache}{fault}", err=True)
+        users = f"; {report.users}" if report.users else ""
+        click.echo(f"{report.reason}, cache {report.cache}{users}{fault}", err=True)
 
 
 def _row(share: KnownShare) -> tuple[str, ...]:
@@ -82,7 +114,8 @@ def _row(share: KnownShare) -> tuple[str, ...]:
         (False, True): "at the next start",
     }
     mode = "ro" if share.read_only else "rw"
-    return (share.host, share.guest, mode, states[share.mounted, share.stays])
+    state = states[share.mounted, share.stays]
+    return (share.host, share.guest, mode, share.users or "-", state)
 
 
 @click.command()

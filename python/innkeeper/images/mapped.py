@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from innkeeper.errors import HostError, InnError
+from innkeeper.model.idmap import subordinate_ranges
 from innkeeper.system.process import find_program, run_tool
 
 # Debian gives 65536; nobody (65534) has to be among them.
@@ -54,12 +55,7 @@ def root_environment() -> dict[str, str]:
 
 def has_range(table: str, user: str, uid: int) -> bool:
     """True when a /etc/subuid or /etc/subgid gives a user enough ids. Pure."""
-    for line in table.splitlines():
-        owner, _, rest = line.partition(":")
-        count = rest.partition(":")[2].strip()
-        if owner in (user, str(uid)) and count.isdecimal() and int(count) >= _IDS_MINIMUM:
-            return True
-    return False
+    return any(count >= _IDS_MINIMUM for _, count in subordinate_ranges(table, user, uid))
 
 
 def check_mapped() -> None:

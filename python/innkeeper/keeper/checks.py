@@ -21,12 +21,14 @@ from innkeeper.hypervisors.qemu.firmware import find_firmware
 from innkeeper.hypervisors.qemu.probe import choose_accelerator
 from innkeeper.images.tiny import prepare_tiny
 from innkeeper.model.host import QemuFacts
+from innkeeper.model.idmap import subordinate_ranges
 from innkeeper.model.image import Image
 from innkeeper.model.machine import MEMORY_DEFAULT_BYTES
 from innkeeper.model.sizes import GIB, format_size
 from innkeeper.registry.layout import Layout
 from innkeeper.shares.plan import check_device
 from innkeeper.shares.servers import try_namespaces, virtiofsd_facts
+from innkeeper.shares.users import host_ids, plan_users
 from innkeeper.switchboard.native import find_native_fault
 from innkeeper.system.host import (
     cpu_flags,
@@ -208,7 +210,7 @@ def _check_virtiofsd(qemu: object, layout: Layout) -> Check:
     try:
         facts = virtiofsd_facts(layout.cache)
         check_device(qemu)
-        try_namespaces(os.geteuid())
+        try_namespaces(plan_users((), host_ids()))
     except InnError as error:
         reason = ": ".join([error.brief, *error.evidence[-1:]])
         return Check(name=name, status="WARN", reason=f"{reason}; no virtiofs", fix=error.fix)
@@ -256,19 +258,17 @@ def check_subuid(file: Path, user: str, uid: int) -> Check:
     if uid == 0:
         return Check(name="subuid", status="OK", reason="not needed by root")
     try:
-        lines = file.read_text().splitlines()
+        table = file.read_text("utf-8", "replace")
     except OSError as exc:
-        lines = []
+        table = ""
         reason = f"{file}: {exc.strerror}"
     else:
         reason = f"{file} has no range for {user}"
-    for line in lines:
-        parts = line.split(":")
-        if len(parts) == 3 and parts[0] in (user, str(uid)):
-            return Check(name="subuid", status="OK", reason=f"{parts[2]} ids from {parts[1]}")
+    for first, count in subordinate_ranges(table, user, uid):
+        return Check(name="subuid", status="OK", reason=f"{count} ids from {first}")
     return Check(
         name="subuid",
         status="WARN",
-        reason=f"{reason}; id-mapped shares and rootless image building need one",
+        reason=f"{reason}; without one only the guest's root can create files in shares, and only root build images",
         fix=f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
     )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from innkeeper.errors import HostError, InnError
 from innkeeper.model.host import QemuFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine
-from innkeeper.model.share import ServerFacts, Share, SharePlan
+from innkeeper.model.share import ServerFacts, ServerUsers, Share, SharePlan
 from innkeeper.registry.layout import Layout
 
 
@@ -36,6 +35,7 @@ def prepare_shares(
         return None
     from innkeeper.shares.plan import check_notify, choose_transport, plan_server
     from innkeeper.shares.servers import ninep_facts, virtiofsd_facts
+    from innkeeper.shares.users import host_ids, plan_users
 
     for share in machine.shares:
         check_folder(share)
@@ -55,6 +55,8 @@ def prepare_shares(
         if machine.shares or whole_host:
             raise
         return None
+    users = plan_users(machine.shares, host_ids())
+    check_maps(users, machine.shares)
     if machine.notify:
         check_notify(choice, machine.shares)
     if choice.fallback and machine.shares:
@@ -64,9 +66,21 @@ def prepare_shares(
         machine.shares,
         root=str(layout.guest(machine.name).shares),
         cache=machine.share_cache,
-        uid=os.geteuid(),
+        users=users,
         whole_host=whole_host,
     )
+
+
+def check_maps(users: ServerUsers, shares: tuple[Share, ...]) -> None:
+    """Refuse maps of users that this host or a file system does not take.
+
+    :raise HostError: it says which.
+    """
+    from innkeeper.shares.servers import try_maps
+
+    mapped = tuple(share for share in shares if share.maps)
+    if mapped and (users.must or not users.own_user):
+        try_maps(users, mapped)
 
 
 def check_folder(share: Share) -> None:

@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
-from innkeeper.errors import GuestError, HostError, InnError, NameInUse, UnknownName
+from innkeeper.errors import GuestError, HostError, InnError, NameInUse, UnknownName, UsageError
 from innkeeper.hypervisors.qemu.shares import share_descriptors, transport_word
 from innkeeper.keeper.shares import check_folder
 from innkeeper.model.share import Share, SharePlan, ShareReport
@@ -27,6 +27,7 @@ from innkeeper.registry.layout import GuestFolder
 from innkeeper.shares.plan import share_word
 from innkeeper.shares.serve import ShareServer, start_server
 from innkeeper.shares.standin import StandIn
+from innkeeper.shares.users import host_ids, plan_users, users_told
 from innkeeper.system import share_sandbox
 from innkeeper.system.process import Completed, run_tool
 from innkeeper.system.sockets import stream_pair
@@ -136,9 +137,10 @@ class ShareSide:
                         fix="choose another place, or `inn share rm` that one first",
                     )
             check_folder(share)
+            anew = self._change_users(share)
             if self._server is None:
                 await self._start()
-            added = await self._change("add", share_word(share))
+            added = await self._change("add", share_word(share, self._plan.users))
             if added.returncode != 0:
                 raise HostError(
                     f"the folder {share.host} cannot be shared",
@@ -146,11 +148,35 @@ class ShareSide:
                     evidence=added.error_lines(),
                 )
             try:
-                await self._attach((share,))
+                await self._attach((share,), anew=anew)
             except BaseException:
                 await self._change("detach", share.key)
                 raise
             self._set((*self._plan.shares, share))
+
+    def _change_users(self, share: Share) -> bool:
+        """See that the server can have a share with these users; True when it was ended for that.
+
+        :raise InnError: the other shares do not let it.
+        """
+        users = plan_users((*self._plan.shares, share), host_ids())
+        if users == self._plan.users:
+            return False
+        if self._plan.whole_host:
+            raise UsageError(
+                f"the share at {share.guest} has other users than the guest's root, and the "
+                "same server",
+                stage="shares",
+                fix="leave uid=, gid=, id= and squash out, or give the share to the start",
+            )
+        self._plan = msgspec.structs.replace(self._plan, users=users)
+        if self._server is None:
+            return False
+        # It serves no share: who it is can be changed by another one alone.
+        if self._follower is not None:
+            self._follower.cancel()
+        self._end_server()
+        return True
 
     async def remove(self, guest: str, *, force: bool, revoke: bool) -> bool:
         """Take a share away; True when the guest still holds something of it.
@@ -209,6 +235,7 @@ class ShareSide:
             reason=plan.reason,
             cache=plan.cache,
             shares=plan.shares,
+            users=users_told(plan.users),
             server_pid=None if self._server is None else self._server.child.pid,
             restarts=self._restarts,
             fault=self._fault,

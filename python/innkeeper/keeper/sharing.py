@@ -14,12 +14,13 @@ from innkeeper.errors import UnknownName
 from innkeeper.keeper.client import ask_keeper
 from innkeeper.keeper.machines import require_running
 from innkeeper.keeper.messages import AddShare, RemountShares, RemoveShare, ShareRemoved
-from innkeeper.keeper.shares import check_folder
+from innkeeper.keeper.shares import check_folder, check_maps
 from innkeeper.model.machine import Machine
 from innkeeper.model.record import LIVE_STATES
-from innkeeper.model.share import Share, ShareReport
+from innkeeper.model.share import Share, ShareReport, users_text
 from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import load_machine, machine_names, read_record, replace_machine
+from innkeeper.shares.users import host_ids, plan_users
 
 # The agent of a loaded guest and a server that starts take less, one after the other.
 _LIMIT_S = 60.0
@@ -28,6 +29,7 @@ _LIMIT_S = 60.0
 class KnownShare(msgspec.Struct, frozen=True, kw_only=True):
     """A share of a machine or a guest.
 
+    :ivar users: the options of the share that say whom the guest's users are, "" for none.
     :ivar mounted: the running guest has it.
     :ivar stays: the machine has it at its next start.
     """
@@ -35,6 +37,7 @@ class KnownShare(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     guest: str
     read_only: bool
+    users: str
     mounted: bool
     stays: bool
 
@@ -51,6 +54,8 @@ def add_share(layout: Layout, name: str, share: Share) -> None:
     if machine is not None and share not in machine.shares:
         # Refuses two at one place.
         changed = msgspec.structs.replace(machine, shares=(*machine.shares, share))
+    wanted = (share,) if changed is None else changed.shares
+    check_maps(plan_users(wanted, host_ids()), (share,))
     if _lives(layout, name) or machine is None:
         require_running(layout, name)
         ask_keeper(layout, name, AddShare(share), timeout_s=_LIMIT_S)
@@ -108,6 +113,7 @@ def list_shares(layout: Layout, name: str) -> tuple[KnownShare, ...]:
             host=share.host,
             guest=share.guest,
             read_only=share.read_only,
+            users=users_text(share),
             mounted=share in mounted,
             stays=share in stored,
         )

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
 import msgspec
 
-from innkeeper.errors import UsageError
+from innkeeper.errors import UnknownName, UsageError
+from innkeeper.model.idmap import IdRange, Line, check_ranges, parse_range
 
 ShareTransport = Literal["virtiofs", "9p"]
 ShareTransportChoice = Literal["auto", "virtiofs", "9p"]
@@ -34,6 +36,7 @@ ROOT_SHARE = "root"
 # Longer ones do not fit on a kernel command line with others.
 _GUEST_PATH_MAXIMUM = 512
 _FIX = "write it as /host/folder:/guest/folder, with :ro at the end for read-only"
+_OPTIONS = ("ro", "rw", "uid", "gid", "id", "squash")
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,14 +45,37 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     :ivar host: absolute.
     :ivar guest: absolute, without `.` and `..`.
     :ivar read_only: enforced on the host's side.
+    :ivar uid_map: whom the guest's users are on the host; () leaves that to the host.
+    :ivar gid_map: the same of groups.
+    :ivar squash: all users and groups of the guest are the one that the maps tell of, or
+        else who shares.
     """
 
     host: str
     guest: str
     read_only: bool = False
+    uid_map: tuple[IdRange, ...] = ()
+    gid_map: tuple[IdRange, ...] = ()
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        for kind, ranges in (("uid", self.uid_map), ("gid", self.gid_map)):
+            check_ranges(ranges, kind)
+            if self.squash and (len(ranges) > 1 or any(one.count > 1 for one in ranges)):
+                raise UsageError(
+                    f"squash makes all of the guest's {kind}s one, and {users_text(self)} tells "
+                    "of several",
+                    fix="write one, as id=1000-1234,squash, or leave squash out",
+                )
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.guest}{':ro' if self.read_only else ''}"
+        words = ",".join(("ro",) * self.read_only + ((users_text(self),) if self.maps else ()))
+        return f"{self.host}:{self.guest}{f':{words}' if words else ''}"
+
+    @property
+    def maps(self) -> bool:
+        """Somebody said who the guest's users are on the host."""
+        return bool(self.uid_map or self.gid_map or self.squash)
 
     @property
     def key(self) -> str:
@@ -68,14 +94,42 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     version: str
 
 
+class ServerUsers(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a share server is, and whom the guest's users are to it.
+
+    :ivar own_user: it runs in a user namespace of its own.
+    :ivar uid_map: that namespace's, with the guest's ids inside; so is `gid_map`. More
+        than one id takes newuidmap(1) and newgidmap(1).
+    :ivar uid: the server's own, inside; so is `gid`.
+    :ivar squash: it stays who it is, whoever asks.
+    :ivar tools: the folder of newuidmap and newgidmap, "" where the maps need none.
+    :ivar must: nothing less than these maps will do.
+    """
+
+    own_user: bool = False
+    uid_map: tuple[Line, ...] = ()
+    gid_map: tuple[Line, ...] = ()
+    uid: int = 0
+    gid: int = 0
+    squash: bool = False
+    tools: str = ""
+    must: bool = False
+
+    @property
+    def gives_away(self) -> bool:
+        """What a user of the guest makes is that user's."""
+        return not self.squash and (not self.own_user or bool(self.tools))
+
+
 class SharePlan(msgspec.Struct, frozen=True, kw_only=True):
     """How the shares of one guest are served.
 
     :ivar server: the server's program and arguments, with `<fd>` for the listening
-        socket that it inherits; `root` is all it sees.
+        socket that it inherits and `<root>` for what depends on `users`; `root` is all
+        it sees.
     :ivar root: the folder below which each share is mounted under its key, in the
         server's namespaces alone.
-    :ivar own_user: the server runs in a user namespace, where the user is root.
+    :ivar users: who the server is; in a user namespace where that is no root.
     :ivar reason: why this transport and this server, for people.
     :ivar fallback: it is not the first choice, which its user should know.
     :ivar whole_host: the host's root is served beside the shares, as `ROOT_SHARE`.
@@ -85,7 +139,7 @@ class SharePlan(msgspec.Struct, frozen=True, kw_only=True):
     server: tuple[str, ...]
     root: str
     shares: tuple[Share, ...]
-    own_user: bool
+    users: ServerUsers
     cache: ShareCache
     reason: str
     fallback: bool = False
@@ -96,6 +150,8 @@ class ShareReport(msgspec.Struct, frozen=True, kw_only=True):
     """The shares of a running guest, as its keeper tells of them.
 
     :ivar server_pid: None while no server is needed, or it is lost.
+    :ivar users: whom the guest's users are on the host, for people; "" where each share
+        says it itself.
     :ivar restarts: how often one ended and was replaced.
     :ivar fault: what was lost and could not be healed, for people; "" where all is well.
     """
@@ -104,24 +160,80 @@ class ShareReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     cache: ShareCache
     shares: tuple[Share, ...]
+    users: str = ""
     server_pid: int | None = None
     restarts: int = 0
     fault: str = ""
 
 
 def parse_share(text: str) -> Share:
-    """A share as "HOST:GUEST[:ro|:rw]"; HOST may hold colons, GUEST may not.
+    """A share as "HOST:GUEST[:OPTION[,OPTION]...]"; HOST may hold colons, GUEST may not.
 
     :raise UsageError: it is none.
     """
-    rest, mode = text, ""
+    rest, options = text, ""
     head, _, tail = text.rpartition(":")
-    if tail in ("ro", "rw"):
-        rest, mode = head, tail
+    # A place in the guest begins with a slash, and no option does.
+    if ":/" in head and not tail.startswith("/"):
+        rest, options = head, tail
     host, _, guest = rest.rpartition(":")
     if not host.startswith("/"):
         raise UsageError(f"{text!r} is not a share: its host folder is not absolute", fix=_FIX)
-    return Share(host=host, guest=check_guest_path(guest), read_only=mode == "ro")
+    made = Share(host=host, guest=check_guest_path(guest))
+    return _with_options(made, options) if rest != text else made
+
+
+def _with_options(share: Share, options: str) -> Share:
+    found: dict[str, list[str]] = {}
+    for option in options.split(","):
+        name, is_value, value = option.partition("=")
+        if name not in _OPTIONS or bool(is_value) != (name in ("uid", "gid", "id")):
+            raise UnknownName("option of a share", option, _OPTIONS)
+        found.setdefault(name, []).append(value)
+    if "ro" in found and "rw" in found:
+        raise UsageError(f"the share {options!r} is both ro and rw", fix="leave one out")
+    both = found.get("id", [])
+    return make_share(
+        share.host,
+        share.guest,
+        read_only="ro" in found,
+        uid_map=(*found.get("uid", []), *both),
+        gid_map=(*found.get("gid", []), *both),
+        squash="squash" in found,
+    )
+
+
+def make_share(
+    host: str,
+    guest: str,
+    *,
+    read_only: bool = False,
+    uid_map: Sequence[str] = (),
+    gid_map: Sequence[str] = (),
+    squash: bool = False,
+) -> Share:
+    """A share with its maps as text (:mod:`innkeeper.model.idmap`).
+
+    :raise UsageError: something of it cannot be.
+    """
+    return Share(
+        host=host,
+        guest=check_guest_path(guest),
+        read_only=read_only,
+        uid_map=tuple(map(parse_range, uid_map)),
+        gid_map=tuple(map(parse_range, gid_map)),
+        squash=squash,
+    )
+
+
+def users_text(share: Share) -> str:
+    """The options of a share that say who its users are; "" where none does."""
+    if share.uid_map == share.gid_map:
+        words = [f"id={one}" for one in share.uid_map]
+    else:
+        words = [f"uid={one}" for one in share.uid_map]
+        words += [f"gid={one}" for one in share.gid_map]
+    return ",".join((*words, *(("squash",) if share.squash else ())))
 
 
 def anchor_share(text: str, folder: str) -> str:

@@ -65,7 +65,10 @@ def machine_schema() -> dict[str, Any]:
     }
     properties["shares"] = {
         "type": "array",
-        "items": {"type": "string", "examples": ["/home/me/src:/src", "/data:/data:ro"]},
+        "items": {
+            "type": "string",
+            "examples": ["/home/me/src:/src", "/data:/data:ro,id=1000-1234"],
+        },
         "default": [],
     }
     return {

@@ -21,12 +21,14 @@ from innkeeper.model.share import (
     ROOT_SHARE,
     TRANSPORT_DRIVERS,
     ServerFacts,
+    ServerUsers,
     Share,
     ShareCache,
     SharePlan,
     ShareTransport,
     ShareTransportChoice,
 )
+from innkeeper.shares.users import map_words, users_word
 from innkeeper.system.share_sandbox import VIEW
 
 _NO_DRIVER_FIX = {
@@ -150,18 +152,21 @@ def plan_server(
     *,
     root: str,
     cache: ShareCache,
-    uid: int,
+    users: ServerUsers,
     whole_host: bool = False,
 ) -> SharePlan:
     """How the shares of one guest are served.
 
     :param root: an empty folder of the guest's own.
-    :param uid: whose process the server will be; only root's needs no user namespace.
+    :param users: who the server will be (:mod:`innkeeper.shares.users`).
     :param whole_host: the guest's root is the host's.
     """
     # Mounts that are announced are mounts in the guest too, which an overlay cannot enter.
     server = server_argv(
-        choice.server, folder=f"{root}/{VIEW}", cache=cache, uid=uid, announce=not whole_host
+        choice.server,
+        folder=f"{root}/{VIEW}",
+        cache=cache,
+        announce=not whole_host,
     )
     return SharePlan(
         transport=choice.transport,
@@ -169,7 +174,7 @@ def plan_server(
         root=root,
         # A place inside another one can only be there once the other is.
         shares=tuple(sorted(shares, key=lambda share: share.guest)),
-        own_user=uid != 0,
+        users=users,
         cache=cache,
         reason=choice.reason,
         fallback=choice.fallback,
@@ -178,9 +183,16 @@ def plan_server(
 
 
 def server_argv(
-    server: ServerFacts, *, folder: str, cache: ShareCache, uid: int, announce: bool = True
+    server: ServerFacts,
+    *,
+    folder: str,
+    cache: ShareCache,
+    announce: bool = True,
 ) -> tuple[str, ...]:
     """A server of `folder` on the inherited listening socket `<fd>`.
+
+    `<root>` is a word for a server that gives what a user of the guest makes to that
+    user; virtiofsd tries that in any case.
 
     It changes its root to `folder`: the namespaces are ours already, and its own sandbox
     of namespaces needs rights that a user has not. Its seccomp filter is on unless told.
@@ -189,7 +201,7 @@ def server_argv(
         inode numbers.
     """
     if server.flavour == "9p":
-        return (server.path, "<fd>", folder, *(("root",) if uid == 0 else ()))
+        return (server.path, "<fd>", folder, "<root>")
     if server.flavour == "c":
         # Without a pool, requests that came together are answered last to first.
         start = (server.path, "-f", "--fd=<fd>", "--thread-pool-size=1")
@@ -216,14 +228,28 @@ def sandbox_argv(plan: SharePlan, *, python: str, program: str, fd: int) -> list
     :param program: the path of `innkeeper.system.share_sandbox`.
     :param fd: the listening socket's descriptor.
     """
-    server = (part.replace("<fd>", str(fd)) for part in plan.server)
-    mapping = "user" if plan.own_user else "host"
+    words = {"<root>": "root" if plan.users.gives_away else ""}
+    server = [words.get(part, part.replace("<fd>", str(fd))) for part in plan.server]
     # First: what is mounted for the others would be seen through it.
     whole = (f"{ROOT_SHARE}=root=/",) if plan.whole_host else ()
-    shares = (*whole, *(share_word(share) for share in plan.shares))
-    return [python, "-I", "-S", program, "serve", plan.root, mapping, *shares, "--", *server]
+    shares = (*whole, *(share_word(share, plan.users) for share in plan.shares))
+    who = users_word(plan.users)
+    return [
+        python,
+        "-I",
+        "-S",
+        program,
+        "serve",
+        plan.root,
+        who,
+        *shares,
+        "--",
+        *filter(None, server),
+    ]
 
 
-def share_word(share: Share) -> str:
+def share_word(share: Share, users: ServerUsers) -> str:
     """A share as the sandbox program takes it: KEY=MODE=FOLDER."""
-    return f"{share.key}={'ro' if share.read_only else 'rw'}={share.host}"
+    # A user's map is the server's namespace's; only root's is the mount's.
+    maps = "" if users.own_user else map_words(share)
+    return f"{share.key}={'ro' if share.read_only else 'rw'}{maps}={share.host}"

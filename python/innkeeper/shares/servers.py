@@ -16,7 +16,9 @@ from pathlib import Path
 
 from innkeeper._version import __version__
 from innkeeper.errors import HostError, MissingProgram
-from innkeeper.model.share import ServerFacts
+from innkeeper.model.share import ServerFacts, ServerUsers, Share
+from innkeeper.shares.plan import share_word
+from innkeeper.shares.users import users_word
 from innkeeper.system import share_sandbox
 from innkeeper.system.process import Completed, require_program, run_tool
 from innkeeper.system.remembered import program_identity, recall, remember
@@ -29,6 +31,13 @@ _REINSTALL_FIX = (
     "install the package anew: apt-get install --reinstall virtiofsd (Debian 13), "
     "or qemu-system-common (Debian 12); or name another program in INN_VIRTIOFSD"
 )
+# By whether a user namespace maps, or the mounts.
+_MAP_FIX = {
+    True: "newuidmap and newgidmap must be set-user-ID or have capabilities (package uidmap), "
+    "and a container must let them; or add squash, which needs neither",
+    False: "share from ext4, xfs, btrfs or tmpfs, or without uid=, gid=, id= and squash: the "
+    "kernel maps on mounts (from 5.12 on, tmpfs from 6.3), by root of the host",
+}
 
 
 def find_virtiofsd() -> str:
@@ -69,15 +78,12 @@ def virtiofsd_facts(cache_dir: Path) -> ServerFacts:
     return facts
 
 
-def try_namespaces(uid: int) -> None:
+def try_namespaces(users: ServerUsers) -> None:
     """Make the namespaces of a share server once, with nothing in them.
 
     :raise HostError: this host does not let this user.
     """
-    mapping = "host" if uid == 0 else "user"
-    with tempfile.TemporaryDirectory() as root:
-        argv = [sys.executable, "-I", "-S", share_sandbox.__file__, "serve", root, mapping, "--"]
-        done = run_tool([*argv, "/bin/true"], stage="shares", timeout_s=_TIMEOUT_S, check=False)
+    done = _try_sandbox(users, ())
     if done.returncode != 0:
         raise HostError(
             "this host lets no share server have namespaces of its own",
@@ -86,6 +92,29 @@ def try_namespaces(uid: int) -> None:
             fix="sysctl kernel.unprivileged_userns_clone=1 and user.max_user_namespaces "
             "above 0 let users; a container needs CAP_SYS_ADMIN",
         )
+
+
+def try_maps(users: ServerUsers, shares: tuple[Share, ...]) -> None:
+    """See that the file systems of these shares, or this host, take the maps of their users.
+
+    :raise HostError: one does not; it says which.
+    """
+    done = _try_sandbox(users, shares)
+    if done.returncode != 0:
+        raise HostError(
+            "the users of a share cannot be mapped",
+            stage="shares",
+            evidence=done.error_lines(1),
+            fix=_MAP_FIX[users.own_user],
+        )
+
+
+def _try_sandbox(users: ServerUsers, shares: tuple[Share, ...]) -> Completed:
+    with tempfile.TemporaryDirectory() as root:
+        start = [sys.executable, "-I", "-S", share_sandbox.__file__, "serve", root]
+        words = [share_word(share, users) for share in shares]
+        argv = [*start, users_word(users), *words, "--", "/bin/true"]
+        return run_tool(argv, stage="shares", timeout_s=_TIMEOUT_S, check=False)
 
 
 def parse_facts(path: str, done: Completed) -> ServerFacts:

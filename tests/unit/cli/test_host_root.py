@@ -15,6 +15,7 @@ from innkeeper.model.image import Image
 from innkeeper.model.machine import Command, Machine
 from innkeeper.model.share import ServerFacts, SharePlan
 from innkeeper.shares.plan import Choice, plan_server, sandbox_argv
+from innkeeper.shares.users import HostIds, plan_users
 from innkeeper.system.share_sandbox import HIDDEN
 
 HOST = Machine(name="box", root="host")
@@ -23,7 +24,14 @@ HOST = Machine(name="box", root="host")
 def plan(uid: int) -> SharePlan:
     server = ServerFacts(path="/virtiofsd", flavour="c", version="7.2.22")
     choice = Choice(transport="virtiofs", server=server, reason="")
-    return plan_server(choice, (), root="/run/x", cache="auto", uid=uid, whole_host=True)
+    return plan_server(
+        choice,
+        (),
+        root="/run/x",
+        cache="auto",
+        users=plan_users((), HostIds(uid=uid, gid=uid)),
+        whole_host=True,
+    )
 
 
 def test_a_command_starts_where_it_was_called(
@@ -56,7 +64,7 @@ def test_a_current_folder_that_the_guest_lacks_is_shown(monkeypatch: pytest.Monk
 
 def test_the_root_is_served_first_and_not_as_mounts() -> None:
     argv = sandbox_argv(plan(0), python="python", program="p", fd=3)
-    assert argv[4:8] == ["serve", "/run/x", "host", "root=root=/"]
+    assert argv[4:8] == ["serve", "/run/x", "host;uid=0;gid=0", "root=root=/"]
     assert "announce_submounts" not in argv
 
 

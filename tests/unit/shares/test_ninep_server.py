@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from innkeeper.model.share import parse_share
+from innkeeper.model.share import ServerUsers, parse_share
 from innkeeper.shares.plan import Choice, plan_server
 from innkeeper.shares.serve import ShareServer, start_server
 from innkeeper.shares.servers import ninep_facts
@@ -39,7 +39,10 @@ def server(tmp_path: Path, uid: int) -> Iterator[tuple[ShareServer, Path]]:
         shares.append(parse_share(f"{tmp_path / name}:/{name}{':ro' if name == 'ro' else ''}"))
     choice = Choice(transport="9p", server=ninep_facts(), reason="")
     root = str(tmp_path / "served")
-    plan = plan_server(choice, tuple(shares), root=root, cache="never", uid=uid)
+    own = ((0, os.geteuid(), 1),), ((0, os.getegid(), 1),)
+    user = ServerUsers(own_user=True, uid_map=own[0], gid_map=own[1])
+    users = user if uid else ServerUsers()
+    plan = plan_server(choice, tuple(shares), root=root, cache="never", users=users)
     with tempfile.TemporaryDirectory(prefix="inn-", dir="/tmp") as folder:
         path = Path(folder) / "socket"
         started = start_server(plan, path)
@@ -110,8 +113,9 @@ def test_it_is_confined(server: tuple[ShareServer, Path], client: Client, uid: i
     assert told["Name"] == "inn-9p"
     # SECCOMP_MODE_FILTER
     assert (told["Seccomp"], told["NoNewPrivs"]) == ("2", "1")
-    # Of root's rights those to files: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
-    assert int(told["CapEff"], 16) == (0x1F if uid == 0 else 0)
+    # Of root's rights those to files: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID;
+    # and SETGID, SETUID, to make them as another.
+    assert int(told["CapEff"], 16) == (0xDF if uid == 0 else 0)
     own, its = (Path(f"/proc/{who}/ns/mnt").readlink() for who in ("self", pid))
     assert own != its
     assert client.walk(9) == 111

@@ -12,11 +12,12 @@ from innkeeper.keeper.plan import plan_run, with_shares
 from innkeeper.model.host import HostFacts, QemuFacts
 from innkeeper.model.image import Image
 from innkeeper.model.machine import Machine
-from innkeeper.model.share import ServerFacts, SharePlan, parse_share
+from innkeeper.model.share import ServerFacts, ServerUsers, SharePlan, parse_share
 from innkeeper.registry.layout import Layout
 from innkeeper.shares import servers
 from innkeeper.shares.plan import choose_transport, plan_server, sandbox_argv
 from innkeeper.shares.servers import parse_facts
+from innkeeper.shares.users import HostIds, plan_users
 from innkeeper.system.process import Completed
 
 C_SERVER = ServerFacts(path="/usr/lib/qemu/virtiofsd", flavour="c", version="7.2.22")
@@ -45,7 +46,8 @@ def qemu(host: HostFacts) -> QemuFacts:
 def plan(qemu: QemuFacts, server: ServerFacts, *shares: str, uid: int = 1000) -> SharePlan:
     parsed = tuple(parse_share(share) for share in shares)
     choice = choose_transport(qemu, IMAGE, server, NINEP)
-    return plan_server(choice, parsed, root="/run/inn/box/shares", cache="never", uid=uid)
+    users = plan_users(parsed, HostIds(uid=uid, gid=uid))
+    return plan_server(choice, parsed, root="/run/inn/box/shares", cache="never", users=users)
 
 
 def test_the_server_written_in_c(qemu: QemuFacts) -> None:
@@ -70,13 +72,14 @@ def test_what_is_started_makes_the_namespaces_first(qemu: QemuFacts) -> None:
     assert argv[:6] == [
         *("/python", "-I", "-S", "/sandbox.py", "serve", "/run/inn/box/shares"),
     ]
-    assert argv[6:10] == ["user", f"{keys[0]}=ro=/a", f"{keys[1]}=rw=/b=c", "--"]
+    assert argv[6] == "user;uid=0;gid=0;uids=0-1000-1;gids=0-1000-1"
+    assert argv[7:10] == [f"{keys[0]}=ro=/a", f"{keys[1]}=rw=/b=c", "--"]
     assert argv[10:12] == ["/usr/libexec/virtiofsd", "--fd=7"]
 
 
 def test_root_keeps_its_own_users(qemu: QemuFacts) -> None:
     argv = sandbox_argv(plan(qemu, C_SERVER, uid=0), python="p", program="s", fd=7)
-    assert argv[6] == "host"
+    assert argv[6] == "host;uid=0;gid=0"
 
 
 def test_the_guest_is_told_of_its_shares(host: HostFacts, qemu: QemuFacts, image: Image) -> None:
@@ -139,10 +142,18 @@ def test_the_9p_server_keeps_the_rights_of_root_only_for_root(
     choice = choose_transport(qemu, IMAGE, C_SERVER, NINEP, wish="9p")
     share = parse_share("/x:/a")
     user, root = (
-        plan_server(choice, (share,), root="/r", cache="always", uid=uid) for uid in (1000, 0)
+        plan_server(
+            choice,
+            (share,),
+            root="/r",
+            cache="always",
+            users=plan_users((share,), HostIds(uid=uid, gid=uid)),
+        )
+        for uid in (1000, 0)
     )
-    assert user.server == ("/inn-9p", "<fd>", "/r/view")
-    assert root.server == (*user.server, "root")
+    argv = [sandbox_argv(made, python="p", program="s", fd=7) for made in (user, root)]
+    assert argv[0][-3:] == ["/inn-9p", "7", "/r/view"]
+    assert argv[1][-4:] == ["/inn-9p", "7", "/r/view", "root"]
     drivers = ("9p", "9pnet_fd")
     image = msgspec.structs.replace(image, modules=(*image.modules, *drivers))
     made = plan_qemu(Machine(name="box", shares=(share,)), image, host, shares=user)
@@ -188,7 +199,7 @@ def test_a_host_without_namespaces_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     refused = Completed(1, b"", b"make namespaces: Operation not permitted\n")
     monkeypatch.setattr(servers, "run_tool", lambda *_, **__: refused)
     with pytest.raises(HostError, match="no share server have namespaces") as caught:
-        servers.try_namespaces(1000)
+        servers.try_namespaces(ServerUsers(own_user=True))
     assert "Operation not permitted" in caught.value.evidence[0]
 
 

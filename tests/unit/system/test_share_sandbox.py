@@ -15,6 +15,9 @@ from innkeeper.system import share_sandbox
 
 PROGRAM = (sys.executable, "-I", "-S", share_sandbox.__file__)
 
+UID, GID = os.geteuid(), os.getegid()
+OWN = "host;uid=0;gid=0" if UID == 0 else f"user;uid=0;gid=0;uids=0-{UID}-1;gids=0-{GID}-1"
+
 Serve = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -30,11 +33,10 @@ def serve(root: Path) -> Iterator[Serve]:
     """Start a shell as the server; it says "up" first. As root, with the host's users."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*shares: str) -> subprocess.Popen[str]:
-        mapping = "host" if os.geteuid() == 0 else "user"
+    def run(*shares: str, users: str = OWN) -> subprocess.Popen[str]:
         shell = ("/bin/sh", "-c", f"cd {root}/view && echo up && exec sh 2>&1")
         process = subprocess.Popen(
-            [*PROGRAM, "serve", str(root), mapping, *shares, "--", *shell],
+            [*PROGRAM, "serve", str(root), users, *shares, "--", *shell],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -136,3 +138,91 @@ def test_a_folder_that_is_missing_is_named(root: Path, tmp_path: Path, serve: Se
     assert (code, said) == (1, f"{tmp_path}/none is no folder")
     assert ask(process, "ls") == ""
     assert change("remove", process, root, "a")[0] == 1
+
+
+@pytest.mark.skipif(UID != 0, reason="only root maps on mounts")
+def test_a_mount_maps_users_and_refuses_others(root: Path, tmp_path: Path, serve: Serve) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "hosts").touch()
+    os.chown(folder / "hosts", 1234, 1234)
+    (folder / "others").touch()
+    os.chown(folder / "others", 2000, 2000)
+    maps = "uids=0-0-1+1234-1000-1;gids=0-0-1+1234-1000-1"
+    process = serve(f"a=rw;{maps}={folder}")
+    change("add", process, root, f"b=ro;{maps}={folder}")
+    # From inside, since the ways there are for root alone.
+    assert process.stdin is not None
+    process.stdin.write("cd a\n")
+    shown = "1000:1000 65534:65534 1000:1000"
+    assert ask(process, "stat -c %u:%g hosts others ../b/hosts") == shown
+    user = "setpriv --clear-groups --reuid={0} --regid={0} sh -c '{1}'"
+    made_it = "touch new && mv new moved && echo made"
+    assert ask(process, user.format(1000, made_it)) == "made"
+    made = (folder / "moved").stat()
+    assert (made.st_uid, made.st_gid) == (1234, 1234)
+    assert "Value too large" in ask(process, user.format(2000, "touch new"))
+    assert "Value too large" in ask(process, "chown 2000 moved")
+    process.stdin.write("cd ../b\n")
+    assert "Read-only" in ask(process, user.format(1000, "touch new"))
+    # Outside of the share nothing is mapped.
+    assert (folder / "hosts").stat().st_uid == 1234
+
+
+@pytest.mark.skipif(UID != 0, reason="only root maps on mounts")
+def test_a_file_system_that_cannot_map_is_named(root: Path, tmp_path: Path, serve: Serve) -> None:
+    process = serve()
+    maps = "uids=0-0-1;gids=0-0-1"
+    code, said = change("add", process, root, f"a=ro;{maps}=/sys/kernel")
+    assert (code, said) == (1, "sysfs at /sys/kernel lets no mount have a map of users")
+    assert ask(process, "ls") == ""
+    assert change("add", process, root, f"a=ro;{maps}={tmp_path}") == (0, "")
+
+
+# What a virtiofsd does for a request of a guest's user, and what came of it.
+SWITCH = (
+    "import os; os.setresgid(-1, 7, -1); os.setresuid(-1, 7, -1); os.setgroups([]); "
+    "print(os.geteuid(), os.getegid()); open('a/new', 'w').close()"
+)
+
+
+def test_a_squashed_server_stays_who_it_is(tmp_path: Path, serve: Serve) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    os.chown(folder, UID, GID)
+    own = "user;uids=1000-{0}-1;gids=1000-{1}-1" if UID else "host"
+    maps = f";uids={UID}-1000-1;gids={GID}-1000-1" if UID == 0 else ""
+    users = f"{own.format(UID, GID)};uid=1000;gid=1000;squash"
+    process = serve(f"a=rw{maps}={folder}", users=users)
+    assert ask(process, f'{sys.executable} -I -S -c "{SWITCH}"') == "1000 1000"
+    assert ask(process, "stat -c %u:%g a/new") == "1000:1000"
+    made = (folder / "new").stat()
+    assert (made.st_uid, made.st_gid) == (UID, GID)
+    # It has its rights, which a virtiofsd looks for, without being root.
+    assert int(ask(process, "sed -n s/CapEff:.//p /proc/self/status"), 16) & 0xDF == 0xDF
+
+
+def test_a_users_server_survives_dropping_groups(serve: Serve) -> None:
+    own = f"user;uid=0;gid=0;uids=0-{UID}-1;gids=0-{GID}-1"
+    process = serve(users=own)
+    drop = "import os; os.setgroups([]); print('dropped')"
+    assert ask(process, f'{sys.executable} -I -S -c "{drop}"') == "dropped"
+
+
+def test_ids_of_others_come_from_newuidmap_or_not_at_all(tmp_path: Path, serve: Serve) -> None:
+    """Stand-ins that say what they were asked for, and cannot map."""
+    asked = tmp_path / "asked"
+    for name in ("newuidmap", "newgidmap"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {asked}\nexit 1\n')
+        (tmp_path / name).chmod(0o755)
+    users = f"user;uid=0;gid=0;uids=0-{UID}-1+1-100000-5;gids=0-{GID}-1+1-100000-6;tools={tmp_path}"
+    process = serve(users=users)
+    assert asked.read_text().splitlines() == [
+        f"newuidmap {process.pid} 0 {UID} 1 1 100000 5",
+        f"newgidmap {process.pid} 0 {GID} 1 1 100000 6",
+    ]
+    # Nobody asked for more: the guest's root alone is somebody, as without them.
+    assert ask(process, "cat /proc/self/uid_map").split() == ["0", str(UID), "1"]
+    with pytest.raises(pytest.fail.Exception, match="could not map the guest's users"):
+        serve(users=f"{users};must")

@@ -14,7 +14,7 @@ def host_root_words(machine: Machine, shares: SharePlan | None) -> tuple[str, ..
     if shares is None or not shares.whole_host:
         return ()
     words = [f"inn.root=share:{ROOT_SHARE}", "ro", f"inn.overlay={machine.root_overlay}"]
-    if shares.own_user:
+    if shares.users.own_user:
         words.append("inn.foreign=on")
     # The host's units are none of a guest's.
     return (*words, "inn.units=off")

@@ -61,10 +61,32 @@ build_native_module() {
         --no-build-isolation --editable .
 }
 
+# Shared objects for any program of a guest; the agent brings them there.
+guest_libraries() {
+    local key
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/inet crates/preload)
+    if stamped libraries "$key" && [[ -f python/innkeeper/_guest/libinn_preload.so ]]; then
+        return
+    fi
+    phase "guest libraries" build_shared inn-preload libinn_preload.so
+    stamp libraries "$key"
+}
+
+# build_shared PACKAGE LIBRARY: it needs no other library, and of the C library only what
+# every one has, unversioned.
+build_shared() {
+    local target=x86_64-unknown-linux-gnu package=${1//-/_}
+    cargo rustc --locked --profile library -p "$1" --lib --crate-type cdylib \
+        --target "$target" --target-dir target/shared -- \
+        -C link-arg=-nostdlib -C link-arg=-nostartfiles -C link-arg="-Wl,-soname,$2"
+    take_over "target/shared/$target/library/lib$package.so" "python/innkeeper/_guest/$2"
+}
+
 # The static guest binary, shipped inside the Python package.
 guest_agent() {
     local key
-    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/agent crates/librings crates/ringwire crates/sftp crates/wire proto)
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock proto crates/agent crates/inet \
+        crates/librings crates/preload crates/ringwire crates/sftp crates/wire)
     if stamped agent "$key" && [[ -x python/innkeeper/_guest/inn-agent ]]; then
         return
     fi
@@ -89,11 +111,18 @@ build_static() {
     RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
         cargo build --locked --profile guest -p "$1" --target "$target" \
         --target-dir target/guest
+    take_over "target/guest/$target/guest/$program" "$folder/$program"
+}
+
+# take_over BUILT PLACE
+take_over() {
+    local folder
+    folder=$(dirname "$2")
     mkdir -p "$folder"
     # Same content, same file: the image cache hashes it. A rename is atomic.
-    if ! cmp -s "target/guest/$target/guest/$program" "$folder/$program"; then
-        cp "target/guest/$target/guest/$program" "$folder/.$program.new"
-        mv "$folder/.$program.new" "$folder/$program"
+    if ! cmp -s "$1" "$2"; then
+        cp "$1" "$folder/.new-${2##*/}"
+        mv "$folder/.new-${2##*/}" "$2"
     fi
 }
 

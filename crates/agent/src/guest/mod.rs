@@ -6,10 +6,12 @@ mod address;
 mod arguments;
 mod cid;
 mod hosts;
+pub mod libraries;
 mod proxy;
 mod rings;
 mod sockets;
 mod throughput;
+mod wrap;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -32,6 +34,7 @@ pub struct Command {
 
 /// Every command, in the order in which they are listed.
 const COMMANDS: &[&Command] = &[
+    &wrap::COMMAND,
     &cid::COMMAND,
     &proxy::COMMAND,
     &rings::COMMAND,

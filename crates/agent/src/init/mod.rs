@@ -37,6 +37,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     problems.check("loopback", crate::control::network::bring_loopback_up());
     modules::load_all(&cmdline.modules, &mut problems);
     system::open_vsock_to_all(&mut problems);
+    problems.check("libraries", crate::guest::libraries::install());
     mounts::mount_firmware_variables(&mut problems);
     problems.say_all();
     let shares = wanted_shares(&cmdline);

@@ -194,6 +194,7 @@ def test_what_is_up_is_shown_and_explained(inn: Inn, pair: dict[str, int], file:
     done = inn("policy", "test", str(file))
     assert (done.code, done.stdout.count(b"ok  ")) == (0, 2)
     planned = inn("plan", str(file)).stdout.decode()
+    assert f"CID {pair['left']}, left.inn 240.0.4." in planned
     assert re.search(r"left +right +7 +rule 1, line 14", planned), planned
 
 
@@ -208,6 +209,8 @@ def test_claims_of_other_topologies_are_refused(
             f'name = "other"\n[machines.new]\ncid = {pair["left"]}\n',
             f"have the same CID {pair['left']}",
         ),
+        # Another file of the same name, which would remove a machine that runs.
+        ('name = "pair"\n[machines.left]\n', "a topology 'pair' is up from another file"),
     ):
         other.write_text(text)
         done = inn("up", str(other))

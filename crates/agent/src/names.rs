@@ -11,10 +11,11 @@ use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use inn_wire::announce::Names;
+use inn_wire::announce::{Name, Names};
 
 use crate::console;
 use crate::failures::Failures;
+use crate::guest::hosts::cid_of;
 
 const HOSTS: &str = "/etc/hosts";
 
@@ -52,6 +53,25 @@ pub fn follow(names: &Names, failures: &Failures) {
     }
 }
 
+/// Lays the host's name before another init starts: the agent comes late then,
+/// and with it the rest. Names of an earlier boot stay until they are told anew.
+pub fn begin() {
+    let host = Name {
+        name: "host.inn".to_owned(),
+        addresses: vec!["240.0.0.2".to_owned(), "fd69:6e6e:6b70::2".to_owned()],
+    };
+    let known = fs::read(HOSTS).is_ok_and(|text| has_block(&text));
+    if let (false, Some(block)) = (known, render(&Names { names: vec![host] })) {
+        // A root that is read-only is told of when the host says the names.
+        let _ = place(Path::new(HOSTS), &block);
+    }
+}
+
+fn has_block(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .any(|line| line.trim_ascii_end() == BEGIN.as_bytes())
+}
+
 /// The block's lines; `None` where the host sent what belongs in no such block.
 fn render(names: &Names) -> Option<String> {
     if names.names.len() > MAX_NAMES {
@@ -65,9 +85,8 @@ fn render(names: &Names) -> Option<String> {
         for address in &name.addresses {
             // Also what keeps a newline, and with it other lines, out.
             let address: IpAddr = address.parse().ok()?;
-            if !is_reserved(address) {
-                return None;
-            }
+            // No name of ours leads anywhere else.
+            cid_of(address)?;
             let _ = writeln!(text, "{address} {}", name.name);
         }
     }
@@ -82,14 +101,6 @@ fn is_name(name: &str) -> bool {
         && name
             .strip_suffix(DOMAIN)
             .is_some_and(|label| !label.is_empty() && label.bytes().all(allowed))
-}
-
-/// Whether an address means a CID; no name of ours leads anywhere else.
-fn is_reserved(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(four) => four.octets()[0] == 240,
-        IpAddr::V6(six) => six.segments()[..6] == [0xfd69, 0x6e6e, 0x6b70, 0, 0, 0],
-    }
 }
 
 /// Puts the block into the file, in place of an earlier one.
@@ -187,8 +198,6 @@ fn merge(old: &[u8], block: &str) -> Vec<u8> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-    use inn_wire::announce::Name;
-
     use super::*;
 
     fn names(list: &[(&str, &[&str])]) -> Names {
@@ -243,6 +252,8 @@ mod tests {
     fn foreign_lines_stay() {
         let (one, two) = (block("240.0.0.2 host.inn\n"), block("240.4.0.0 web.inn\n"));
         assert_eq!(merge(b"", &one), one.as_bytes());
+        assert!(has_block(&merge(b"127.0.0.1 localhost\n", &one)));
+        assert!(!has_block(format!("#{BEGIN}\n").as_bytes()));
         assert_eq!(
             merge(b"127.0.0.1 localhost", &one),
             format!("127.0.0.1 localhost\n{one}").as_bytes()

@@ -41,11 +41,18 @@ def plan() -> None:
 @plan.command(name="topology")
 @click.argument("file")
 def plan_topology(file: str) -> None:
-    """Print what `inn up FILE` would start, in which order, and who may reach whom."""
+    """Print what `inn up FILE` would start, in which order, and who may reach whom.
+
+    What `inn up` would refuse, as a machine or a CID that is somebody else's, is
+    refused here.
+    """
     from innkeeper.cli.policy import reach_lines
     from innkeeper.cli.topology import read_topology, service_line
+    from innkeeper.model.inet import DOMAIN, inet_addresses
+    from innkeeper.registry.topologies import claim
 
     topology = read_topology(file).parsed()
+    cids = claim(host_layout(), topology)
     lines = [f"topology     {topology.name}", "order"]
     lines += [f"  {number}. {', '.join(group)}" for number, group in enumerate(topology.order(), 1)]
     lines.append("machines")
@@ -54,6 +61,9 @@ def plan_topology(file: str) -> None:
         doors = [*map(str, machine.shares), *map(str, machine.ports), *map(str, machine.disks)]
         told = f", {', '.join(doors)}" if doors else ""
         lines.append(f"  {name:<12} {machine.image}, network {machine.network}{told}")
+        lines.append(
+            f"  {'':<12} CID {cids[name]}, {name}.{DOMAIN} {' '.join(inet_addresses(cids[name]))}"
+        )
     lines += ["services"] * bool(topology.services)
     lines += [f"  {service_line(one)}" for one in topology.services.values()]
     lines += ["who may reach whom", *(f"  {line}" for line in reach_lines(topology))]

@@ -33,6 +33,7 @@ from innkeeper.registry.machines import (
 from innkeeper.registry.topologies import (
     Stored,
     check_claims,
+    check_file,
     choose_cids,
     load_stored,
     load_topologies,
@@ -58,6 +59,8 @@ def bring_up(layout: Layout, stored: Stored, *, tell: Tell) -> Topology:
     """
     topology = stored.parsed()
     known, present = load_topologies(layout), set(machine_names(layout))
+    if topology.name in known:
+        check_file(stored, topology, load_stored(layout, topology.name))
     check_claims(topology, known, present)
     cids = choose_cids(layout, topology, present)
     before = known.get(topology.name)

@@ -35,15 +35,16 @@ def parse_machine(text: str, *, source: str, name: str | None = None) -> Machine
     return machine_from_table(read_table(text, source=source), source=source, name=name)
 
 
-def read_table(text: str, *, source: str) -> dict[str, Any]:
+def read_table(text: str, *, source: str, stage: str = "machine file") -> dict[str, Any]:
     """A TOML text as a table; its keys are checked by :func:`machine_from_table`.
 
+    :param stage: whose file it is, for errors.
     :raise UsageError: it is not TOML.
     """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise UsageError(f"{source} is not TOML: {exc}", stage="machine file") from exc
+        raise UsageError(f"{source} is not TOML: {exc}", stage=stage) from exc
 
 
 def machine_schema() -> dict[str, Any]:

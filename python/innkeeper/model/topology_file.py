@@ -74,7 +74,7 @@ def parse_topology(text: str, *, source: str, folder: str = "/") -> Topology:
     :param folder: what paths in it are relative to; absolute.
     :raise UsageError: it is not TOML, or says something impossible; the place is named.
     """
-    table = read_table(text, source=source)
+    table = read_table(text, source=source, stage=_STAGE)
     return _Reader(Positions(text), source, folder).topology(table)
 
 
@@ -145,8 +145,7 @@ class _Reader:
         try:
             machine = machine_from_table(own, source=path, name=name)
         except InnError as error:
-            key = next((key for key in own if repr(key) in error.brief or key in error.brief), "")
-            raise self._error(path, key, error.brief, fix=error.fix) from error
+            raise self._error(path, _wrong_key(own, name), error.brief, fix=error.fix) from error
         wait = table.get("wait")
         if wait is not None and wait not in get_args(Wait):
             raise self._error(path, "wait", f"{wait!r} is nothing to wait for")
@@ -336,3 +335,13 @@ class _Reader:
     def _error(self, path: str, key: str, brief: str, *, fix: str = "") -> UsageError:
         place = self._positions.place(path, key)
         return UsageError(f"{self._source}, {place}: {brief}", stage=_STAGE, fix=fix)
+
+
+def _wrong_key(table: dict[str, Any], name: str) -> str:
+    """The key of a machine's table that is wrong by itself; "" where they are wrong together."""
+    for key, value in table.items():
+        try:
+            machine_from_table({key: value}, source="", name=name)
+        except InnError:
+            return key
+    return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
 
 import msgspec
 
@@ -17,7 +18,7 @@ from innkeeper.model.topology import Topology
 from innkeeper.model.topology_file import parse_topology
 from innkeeper.model.viptables import Entry, with_entries
 from innkeeper.registry.layout import Layout
-from innkeeper.registry.machines import load_machine
+from innkeeper.registry.machines import load_machine, machine_names
 from innkeeper.system.files import make_folder, naming_errors, read_whole, write_atomic
 
 # Below are the CIDs that guests get by themselves, one for each that runs.
@@ -38,6 +39,11 @@ class Stored(msgspec.Struct, frozen=True):
     text: str
     folder: str = "/"
     entries: tuple[Entry, ...] | None = None
+
+    @property
+    def path(self) -> str:
+        """The file's own path, absolute."""
+        return str(PurePosixPath(self.folder) / PurePosixPath(self.origin).name)
 
     def parsed(self) -> Topology:
         """The topology itself, with the rules in force."""
@@ -115,6 +121,37 @@ def topology_of(layout: Layout, machine: str) -> Topology | None:
         if machine in topology.members:
             return topology
     return None
+
+
+def claim(layout: Layout, topology: Topology) -> dict[str, int]:
+    """The CID of each machine of a topology, if `up` could have them all; changes nothing.
+
+    :raise UsageError: a machine or a CID is somebody else's.
+    :raise InnError: the file of a topology that is up is damaged.
+    """
+    present = machine_names(layout)
+    check_claims(topology, load_topologies(layout), present)
+    return choose_cids(layout, topology, present)
+
+
+def check_file(stored: Stored, topology: Topology, before: Stored) -> None:
+    """Refuse another file of the same name that would remove machines of what is up.
+
+    :param before: what is up by this name.
+    :raise UsageError: it is from another file, and has machines that are missing here.
+    """
+    if stored.path == before.path:
+        return
+    missing = before.parsed().members.keys() - topology.members.keys()
+    if missing:
+        raise UsageError(
+            f"a topology {topology.name!r} is up from another file, {before.path}",
+            stage=_STAGE,
+            evidence=(
+                f"it has machines that are not in {stored.origin}: {', '.join(sorted(missing))}",
+            ),
+            fix=f"give this one another name, or `inn down {topology.name}` first",
+        )
 
 
 def check_claims(

@@ -76,6 +76,8 @@ def test_a_topology() -> None:
         ('name = "shop"', 'name = "Shop!"', "line 1, column 1", "'Shop!' is not a machine name"),
         ('memory = "256M"', "memry = 1", "line 4, column 1", "unknown key"),
         ('memory = "256M"', 'memory = "1M"', "line 4, column 1", "too little"),
+        ('memory = "256M"', "cid = 2", "line 4, column 1", "2 is no CID"),
+        ('memory = "256M"', 'ports = ["x:1"]', "line 4, column 1", "not a published port"),
         ('after = ["db"]', 'after = ["bd"]', "line 7, column 1", "unknown machine"),
         ('after = ["db"]', 'after = "db"', "line 7, column 1", "no list"),
         ('after = ["db"]', 'after = ["cron"]', "line 7, column 1", "wait for each other"),

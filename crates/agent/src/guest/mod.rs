@@ -5,7 +5,7 @@
 mod address;
 mod arguments;
 mod cid;
-mod hosts;
+pub mod hosts;
 pub mod libraries;
 mod proxy;
 mod rings;

@@ -81,6 +81,7 @@ pub fn hand_over(init: &str) -> io::Error {
     if let Err(error) = write_service() {
         return error;
     }
+    crate::names::begin();
     let Ok(path) = CString::new(init) else {
         return io::Error::from(io::ErrorKind::InvalidInput);
     };

@@ -1,5 +1,9 @@
 """Types of the native module `innkeeper._core` (crates/core)."""
 
+from typing import TypeAlias
+
+from innkeeper.model.policy import Operation
+
 def tsc_khz(window_ms: int) -> int:
     """Frequency of the time-stamp counter in kHz, counted over so many milliseconds.
 
@@ -96,3 +100,62 @@ class VsockDevice:
 
     def close(self) -> None:
         """Stop the threads, reset all connections, close all descriptors. Idempotent."""
+
+_Range: TypeAlias = tuple[int, int]
+_Flow: TypeAlias = tuple[list[_Range], list[tuple[int, int, int]], list[_Range], list[_Range]]
+_Rules: TypeAlias = tuple[list[tuple[int, str, _Flow, _Flow]], list[_Range], list[_Range], bool]
+
+class RingBoard:
+    """Carries the rings of one guest (docs/reference/rings-protocol.md) in a native thread.
+
+    Rules are a tuple: for each other domain its id (0 is the host), the socket on
+    which its board listens for this guest ("" for the host), what may flow to its
+    rings and what to the guest's; ports where the guest may have wildcard rings,
+    and where the host's programs may; and whether there are wildcard rings at all.
+    What may flow are ranges of the ring's ports (first and last): of rings to be
+    registered for the sender, to be sent to (with the sender's share of a wildcard
+    ring in percent), to be asked about, and of whose room the sender may be told.
+    """
+
+    def __init__(self, *, guest: int, guest_fd: int, host_fd: int, rules: _Rules) -> None:
+        """Serve a guest's rings.
+
+        :param guest: the id of the guest's domain, 1 to 0x7FEF.
+        :param guest_fd: listening Unix stream socket for the guest's programs.
+            Ownership passes to the board, also on error.
+        :param host_fd: the same for the host's programs.
+        :raise ValueError: the id is out of range.
+        :raise OverflowError: a number fits no field.
+        :raise OSError: a descriptor is not usable.
+        """
+
+    def link(self, listener_fd: int, peer: int) -> None:
+        """Serve the board of the guest `peer` on a listening Unix socket.
+
+        Ownership of `listener_fd` passes to the board, which closes it when the
+        rules have that guest no more. Who can connect to it speaks for that guest.
+
+        :raise OSError: the board is closed.
+        """
+
+    def set_rules(self, rules: _Rules) -> None:
+        """Replace the rules. They are in force on return; what they do not allow is cut.
+
+        :raise OSError: the board is closed.
+        """
+
+    def take_decisions(
+        self,
+    ) -> tuple[list[tuple[int | None, int, Operation, int, int, str]], int]:
+        """What was allowed and refused since the last call, each once for each set of rules.
+
+        :return: for each wish the id of who sends (None: anybody), that of the
+            ring's owner, the operation, the ring's port, the sender's port or 0,
+            and "allowed", "denied" or "cut"; and how many were lost, as nobody asked.
+        """
+
+    def decisions_fd(self) -> int:
+        """A descriptor that is readable while decisions wait; the board keeps it."""
+
+    def close(self) -> None:
+        """Stop the thread and close all descriptors. Idempotent."""

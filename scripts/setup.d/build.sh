@@ -44,7 +44,8 @@ make_environment() {
 # innkeeper._core, and innkeeper itself as an editable installation.
 native_module() {
     local key
-    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock pyproject.toml crates/core crates/vsock crates/wire)
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock pyproject.toml crates/core crates/reactor crates/rings crates/ringboard crates/ringwire crates/vsock \
+        crates/wire)
     if stamped native "$key" && compgen -G 'python/innkeeper/_core*.so' >/dev/null &&
         [[ -x .venv/bin/inn ]]; then
         return

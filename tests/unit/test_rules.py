@@ -94,7 +94,7 @@ WALL_CLOCK = {
     "innkeeper.keeper.guestlog": "a log's time",
     "innkeeper.keeper.lifecycle": "a record's time",
     "innkeeper.keeper.logs": "a log's time",
-    "innkeeper.keeper.peers": "a log's time",
+    "innkeeper.keeper.audit": "a log's time",
     "innkeeper.registry.machines": "a record's time",
     "innkeeper.registry.names": "a record's time",
     "innkeeper.system.clock": "changes of the clock",

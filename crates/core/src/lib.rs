@@ -4,6 +4,8 @@
 //! Thin on purpose: it turns integers into owned descriptors and errors into
 //! exceptions. The device's thread never touches the interpreter.
 
+mod rings;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -195,5 +197,6 @@ fn tsc() -> u64 {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<VsockDevice>()?;
+    module.add_class::<rings::RingBoard>()?;
     module.add_function(wrap_pyfunction!(tsc_khz, module)?)
 }

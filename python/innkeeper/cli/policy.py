@@ -13,8 +13,10 @@ from innkeeper.cli.topology import DEFAULT_FILE, read_topology
 from innkeeper.errors import UnknownName, UsageError
 from innkeeper.keeper.topologies import apply_policy, only_topology
 from innkeeper.model.policy import (
+    ANYBODY,
     HOST,
     OPERATIONS,
+    RINGS,
     STREAM,
     Grant,
     Judgement,
@@ -23,6 +25,7 @@ from innkeeper.model.policy import (
     Rule,
     format_ports,
     judge,
+    judge_ring,
     judge_stream,
     stream_grants,
 )
@@ -147,7 +150,14 @@ def judge_wish(
         return Judgement(
             allowed=True
         ), "streams from the host are its owner's, and no rule is asked"
-    if operation not in STREAM or destination != HOST:
+    if operation in RINGS:
+        sender = ANYBODY if operation == "register-any" else source
+        judgement = judge_ring(topology.policy, sender, destination, port, operation)
+        if judgement.allowed and judgement.rule is None:
+            return judgement, "no rule denies it, and programs of the host are their owner's"
+        if operation == "register-any" and judgement.allowed and not topology.mac_permissive:
+            return Judgement(allowed=False), "[rings] has no `mac_permissive = true`"
+    elif destination != HOST:
         judgement = judge(topology.policy, source, destination, port, operation)
     elif port in topology.host_services():
         judgement = judge_stream(topology.policy, source, HOST, port)

@@ -302,18 +302,11 @@ class Start:
     def _open_peers(
         self, board: Switchboard, announce: AnnounceServer, stack: AsyncExitStack
     ) -> None:
-        """Streams with the other guests of a machine's topology; a run has none."""
-        from innkeeper.keeper.names import guest_names, names_frame
-        from innkeeper.keeper.peers import Peers
+        """Streams and rings with the host and the other guests of a machine's topology."""
+        from innkeeper.keeper.peers import open_peers
 
-        logs = self._plan.logs
-        if logs is None:
-            announce.set_names(names_frame(guest_names(None, {})))
-            return
-        peers = Peers(self._plan.layout, self._plan.machine.name, board, announce, logs.audit)
+        peers = open_peers(self._plan, self._held.guest_cid, board, announce, stack)
         stack.callback(self._on_peers, None)
-        stack.callback(peers.close)
-        peers.open()
         self._on_peers(peers)
 
     def _on_failure(self, failure: Failure) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one guest may do with others and with the host's services: links, table, names, audit.
+"""What one guest may do with others and with the host: links, table, rings, names, audit.
 
 The topology is read from disk, at the guest's start and when somebody applied a new
 policy; the table of CIDs and ports that follows from it is enforced by the device,
@@ -9,49 +9,74 @@ and the names that follow from it are told to the agent.
 from __future__ import annotations
 
 import asyncio
-import time
+from contextlib import AsyncExitStack
 from pathlib import Path
-
-import msgspec
 
 from innkeeper.agent.announce import AnnounceServer
 from innkeeper.errors import GuestError
+from innkeeper.keeper.audit import Audit
 from innkeeper.keeper.names import guest_names, names_frame
+from innkeeper.keeper.plan import RunPlan
+from innkeeper.keeper.rings import Rings
 from innkeeper.model.inet import HOST_CID
 from innkeeper.model.policy import HOST, Operation, Policy, judge, judge_stream
 from innkeeper.model.topology import Topology
-from innkeeper.registry.layout import Layout
 from innkeeper.registry.machines import load_machine
 from innkeeper.registry.topologies import topology_of
 from innkeeper.switchboard.device import Switchboard
 from innkeeper.switchboard.table import PeerRow, peer_rows
-from innkeeper.system.rotate import RotatingFile
 from innkeeper.system.sockets import listen_unix
+
+
+def open_peers(
+    plan: RunPlan,
+    cid: int,
+    board: Switchboard,
+    announce: AnnounceServer,
+    stack: AsyncExitStack,
+) -> Peers:
+    """What the guest of a plan may do with others, in force, and closed by `stack`.
+
+    :raise InnError: the topology's file is damaged, or a socket cannot be made.
+    """
+    audit = None
+    if plan.logs is not None:
+        audit = Audit(plan.logs.audit)
+        stack.callback(audit.close)
+    rings = Rings(plan.layout, plan.machine.name, cid, audit)
+    stack.callback(rings.close)
+    peers = Peers(plan, board, announce, rings, audit)
+    stack.callback(peers.close)
+    peers.open()
+    return peers
 
 
 class Peers:
     """What one guest may do with others. Open while its device is.
 
-    :param audit: file of the decisions; None keeps none.
+    :param audit: where decisions are written; None keeps none.
     """
 
     def __init__(
         self,
-        layout: Layout,
-        name: str,
+        plan: RunPlan,
         board: Switchboard,
         announce: AnnounceServer,
-        audit: Path | None,
+        rings: Rings,
+        audit: Audit | None,
     ) -> None:
-        self._layout = layout
-        self._name = name
+        self._layout = plan.layout
+        self._name = plan.machine.name
+        # A run is in no topology, though a machine may have its name.
+        self._in_topology = plan.logs is not None
         self._board = board
         self._announce = announce
         self._policy = Policy()
         self._names: dict[int, str] = {}
         self._links: dict[int, Path] = {}
         self._fd = -1
-        self._audit = None if audit is None else RotatingFile(audit, note=_tell_lost_bytes)
+        self._rings = rings
+        self._audit = audit
 
     def open(self) -> None:
         """Enforce the policy that is on disk, and watch what comes of it.
@@ -67,7 +92,7 @@ class Peers:
 
         :raise InnError: as :meth:`open`; then nothing has changed.
         """
-        topology = topology_of(self._layout, self._name)
+        topology = topology_of(self._layout, self._name) if self._in_topology else None
         policy, rows, cids = Policy(), tuple[PeerRow, ...](), dict[str, int]()
         services = dict[int, str]()
         if topology is not None:
@@ -84,6 +109,8 @@ class Peers:
                 self._board.link(listen_unix(path), cid)
                 self._links[cid] = path
         self._board.set_peers(rows, services)
+        mac_permissive = topology is not None and topology.mac_permissive
+        self._rings.apply(policy, cids, mac_permissive=mac_permissive)
         self._policy = policy
         self._names = {HOST_CID: HOST, **{cid: name for name, cid in cids.items()}}
         self._announce.set_names(names_frame(guest_names(topology, cids)))
@@ -101,15 +128,12 @@ class Peers:
         for path in self._links.values():
             path.unlink(missing_ok=True)
         self._links = {}
-        if self._audit is not None:
-            self._audit.close()
 
     def note_decisions(self) -> None:
         """Write to the audit what the device allowed and refused since the last time."""
         decisions, lost = self._board.take_decisions()
         if self._audit is None:
             return
-        now = round(time.time(), 6)
         for cid, outgoing, port, from_port, verdict in decisions:
             # A CID that no machine of the topology has is somebody's guess.
             other = self._names.get(cid, "")
@@ -120,26 +144,17 @@ class Peers:
                 rule = judge_stream(self._policy, source, destination, port).rule
             else:
                 rule = judge(self._policy, source, destination, port, operation).rule
-            if verdict == "allowed" and not (rule and rule.log):
-                continue
-            told = {
-                "at": now,
-                "event": "decision",
-                "verdict": verdict,
-                "source": source,
-                "destination": destination,
-                "port": port,
-                "from_port": from_port,
-                "operation": operation,
-                "peer_cid": cid,
-                "rule": rule.number if rule else None,
-                # None: it was added, and stands in no file.
-                "line": (rule.line or None) if rule else None,
-            }
-            self._audit.write(msgspec.json.encode(told) + b"\n")
-        if lost:
-            told = {"at": now, "event": "lost", "decisions": lost}
-            self._audit.write(msgspec.json.encode(told) + b"\n")
+            self._audit.note(
+                verdict=verdict,
+                source=source,
+                destination=destination,
+                port=port,
+                from_port=from_port,
+                operation=operation,
+                peer_cid=cid,
+                rule=rule,
+            )
+        self._audit.note_lost(lost)
 
     def _find_cids(self, topology: Topology) -> dict[str, int]:
         cids = {}
@@ -154,9 +169,3 @@ class Peers:
 
     def _link_path(self, owner: str, cid: int) -> str:
         return str(self._layout.guest(owner).link(cid))
-
-
-def _tell_lost_bytes(count: int) -> bytes:
-    """The line in place of others that could not be written; of how many is not known."""
-    value = {"at": round(time.time(), 6), "event": "lost", "bytes": count}
-    return msgspec.json.encode(value) + b"\n"

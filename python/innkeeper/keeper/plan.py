@@ -170,6 +170,8 @@ def _plan_sockets(folder: GuestFolder, *, logs: bool) -> dict[str, Path]:
     sockets = {
         "vsock": folder.vsock,
         "announce": folder.announce,
+        "guest-rings": folder.guest_rings,
+        "rings": folder.rings,
         "agent": folder.agent,
         "keeper": folder.keeper,
     }

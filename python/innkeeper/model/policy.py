@@ -21,6 +21,7 @@ Operation = Literal[
 ]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 STREAM: tuple[Operation, ...] = ("connect", "listen")
+RINGS: tuple[Operation, ...] = tuple(one for one in OPERATIONS if one not in STREAM)
 Action = Literal["allow", "deny"]
 
 ANYBODY = "*"
@@ -32,6 +33,8 @@ PORT_MAXIMUM = 2**32 - 2
 ALL_PORTS = ((0, PORT_MAXIMUM),)
 # Streams at a time between two guests where no rule says otherwise.
 QUOTA_DEFAULT = 256
+# Percent of a wildcard ring that one sender may fill.
+RING_QUOTA_DEFAULT = 50
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     :ivar ports: ranges of the destination's ports, first and last.
     :ivar quota: most streams at a time between the two.
     :ivar log: write each decision by it to the audit.
+    :ivar ring_quota: percent of the destination's wildcard rings that the source may fill.
     """
 
     number: int
@@ -55,6 +59,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     action: Action = "allow"
     quota: int = QUOTA_DEFAULT
     log: bool = False
+    ring_quota: int = RING_QUOTA_DEFAULT
 
     def concerns(self, source: str, destination: str, operation: Operation) -> bool:
         """Whether it says something of these two, for some port."""
@@ -123,6 +128,30 @@ def judge_stream(policy: Policy, source: str, destination: str, port: int) -> Ju
         return asked
     answered = judge(policy, source, destination, port, "listen")
     return asked if answered.allowed else answered
+
+
+def judge_ring(
+    policy: Policy, source: str, destination: str, port: int, operation: Operation
+) -> Judgement:
+    """What becomes of a wish about a ring.
+
+    :param source: who sends, or would; :data:`ANYBODY` for a wildcard ring.
+    :param destination: whose the ring is, or would be.
+    """
+    rules = open_to_host(policy) if HOST in (source, destination) else policy
+    judgement = judge(rules, source, destination, port, operation)
+    added = judgement.rule is not None and not judgement.rule.number
+    return Judgement(judgement.allowed) if added else judgement
+
+
+def open_to_host(policy: Policy) -> Policy:
+    """The policy, where rings that no rule decides about are allowed.
+
+    For the host's programs: who runs them owns the guests. The rule that was
+    added has the number 0.
+    """
+    rest = Rule(number=0, line=0, source=ANYBODY, destination=ANYBODY, operations=RINGS)
+    return Policy((*policy.rules, rest), policy.source)
 
 
 def grants(

@@ -55,13 +55,17 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True):
-    """What one topology file says."""
+    """What one topology file says.
+
+    :ivar mac_permissive: whether wildcard rings may be registered.
+    """
 
     name: str
     members: dict[str, Member]
     services: dict[str, Service] = {}
     policy: Policy = Policy()
     expectations: tuple[Expectation, ...] = ()
+    mac_permissive: bool = False
 
     def order(self) -> tuple[tuple[str, ...], ...]:
         """The machines in the order of their start: each group when the one before is ready."""

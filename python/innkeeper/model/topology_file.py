@@ -46,6 +46,7 @@ from innkeeper.model.policy import (
     OPERATIONS,
     PORT_MAXIMUM,
     QUOTA_DEFAULT,
+    RING_QUOTA_DEFAULT,
     STREAM,
     Action,
     Operation,
@@ -58,10 +59,11 @@ from innkeeper.model.toml import machine_from_table, read_table
 from innkeeper.model.topology import Expectation, Member, Service, Topology, start_groups
 
 _STAGE = "topology file"
-_KEYS = ("name", "machines", "services", "policy", "test")
+_KEYS = ("name", "machines", "services", "rings", "policy", "test")
+_RINGS_KEYS = ("mac_permissive",)
 _SERVICE_KEYS = ("machine", "host", "port")
 _TEST_KEYS = ("from", "to", "port", "operation", "expect")
-_RULE_KEYS = ("from", "to", "port", "operations", "action", "quota", "log")
+_RULE_KEYS = ("from", "to", "port", "operations", "action", "quota", "ring_quota", "log")
 QUOTA_MAXIMUM = 1024
 # Machines and services together: each is a name that its guests are told.
 NAMES_MAXIMUM = 500
@@ -117,7 +119,21 @@ class _Reader:
                 self._expectation(place, test, members, services)
                 for place, test in enumerate(self._list("test", table))
             ),
+            mac_permissive=self._mac_permissive(table),
         )
+
+    def _mac_permissive(self, table: dict[str, Any]) -> bool:
+        rings = table.get("rings", {})
+        if not isinstance(rings, dict):
+            raise self._error("", "rings", "rings are no table", fix="[rings]")
+        self._check_keys("rings", rings, _RINGS_KEYS)
+        return self._flag("rings", "mac_permissive", rings)
+
+    def _flag(self, path: str, key: str, table: dict[str, Any]) -> bool:
+        found = table.get(key, False)
+        if not isinstance(found, bool):
+            raise self._error(path, key, f"{key} {found!r} is neither true nor false")
+        return found
 
     def _list(self, key: str, table: dict[str, Any]) -> list[dict[str, Any]]:
         found = table.get(key, [])
@@ -220,9 +236,11 @@ class _Reader:
             raise self._error(
                 path, "quota", f"{quota!r} is no quota", fix=f"1 to {QUOTA_MAXIMUM} streams"
             )
-        log = table.get("log", False)
-        if not isinstance(log, bool):
-            raise self._error(path, "log", f"{log!r} is neither true nor false")
+        ring_quota = table.get("ring_quota", RING_QUOTA_DEFAULT)
+        if type(ring_quota) is not int or not 1 <= ring_quota <= 100:
+            raise self._error(
+                path, "ring_quota", f"{ring_quota!r} is no quota", fix="1 to 100 percent"
+            )
         return Rule(
             number=place + 1,
             line=self._positions.table(path),
@@ -232,7 +250,8 @@ class _Reader:
             operations=self._operations(path, table),
             action=action,
             quota=quota,
-            log=log,
+            log=self._flag(path, "log", table),
+            ring_quota=ring_quota,
         )
 
     def _expectation(

@@ -118,6 +118,20 @@ class GuestFolder(msgspec.Struct, frozen=True):
         return self.path / f"from_{cid}.sock"
 
     @property
+    def guest_rings(self) -> Path:
+        """Programs of the guest to its rings, port 7078 (docs/reference/rings-protocol.md)."""
+        return self.path / "vsock.sock_7078"
+
+    @property
+    def rings(self) -> Path:
+        """Programs of the host to the guest's rings."""
+        return self.path / "rings.sock"
+
+    def ring_link(self, cid: int) -> Path:
+        """Where the keeper of the guest with this CID connects for messages to this guest."""
+        return self.path / f"rings_from_{cid}.sock"
+
+    @property
     def firmware_variables(self) -> Path:
         """The UEFI variables of a guest that nobody keeps."""
         return self.path / "uefi-vars.fd"

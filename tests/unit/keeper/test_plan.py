@@ -25,6 +25,8 @@ def test_every_socket_of_a_guest_is_in_its_folder(
     assert plan.sockets == {
         "vsock": "/run/innkeeper/box/vsock.sock",
         "announce": "/run/innkeeper/box/vsock.sock_7777",
+        "guest-rings": "/run/innkeeper/box/vsock.sock_7078",
+        "rings": "/run/innkeeper/box/rings.sock",
         "agent": "/run/innkeeper/box/agent.sock",
         "keeper": "/run/innkeeper/box/keeper.sock",
     }

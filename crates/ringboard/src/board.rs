@@ -5,46 +5,24 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inn_rings::{Domain, Endpoint, Errno, Event, Mediator, Settings};
 use inn_ringwire::{Notice, Request, What, encode_notice};
-use rustix::net::SocketFlags;
 
 use crate::audit::{Audit, Decisions};
-use crate::connection::{Client, Connection, Role};
+use crate::connection::{Connection, Role};
+use crate::listeners::Listener;
 use crate::table::{HOST, Rules, Table};
 use crate::token::{Poller, Timers, Token};
 
 /// Bytes that the connections of one domain hold together, read and not yet
 /// dealt with or waiting to be read. Whoever exceeds it is closed.
 const MAX_HELD: usize = 32 << 20;
-/// How long a listener rests when the process is out of descriptors.
-const LISTENER_REST: Duration = Duration::from_millis(100);
-/// Clients taken from one listener before others get their turn.
-const ACCEPT_BATCH: usize = 64;
 /// How long another keeper may take for an answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes read at once.
 const SCRATCH: usize = 64 << 10;
-
-/// Who a listener's clients are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Clients {
-    /// Programs of the guest.
-    Guest,
-    /// Programs of the host.
-    Host,
-    /// The keeper of this guest.
-    Peer(u16),
-}
-
-#[derive(Debug)]
-struct Listener {
-    socket: OwnedFd,
-    clients: Clients,
-    resting_until: Option<Instant>,
-}
 
 /// Where an endpoint sits.
 #[derive(Debug, Clone, Copy)]
@@ -78,13 +56,13 @@ pub(crate) struct Board {
     pub(crate) poller: Poller,
     pub(crate) timers: Timers,
     pub(crate) guest: Domain,
-    host: Domain,
+    pub(crate) host: Domain,
     pub(crate) mediator: Mediator<Arc<Table>>,
     pub(crate) table: Arc<Table>,
     pub(crate) audit: Audit,
     pub(crate) seats: HashMap<Endpoint, Seat>,
     pub(crate) connections: HashMap<u64, Connection>,
-    listeners: HashMap<u64, Listener>,
+    pub(crate) listeners: HashMap<u64, Listener>,
     pub(crate) fars: BTreeMap<u16, Far>,
     pub(crate) gathers: HashMap<u64, Gather>,
     /// Connections that have more to do.
@@ -139,80 +117,17 @@ impl Board {
         self.next_id
     }
 
-    /// Serves a listening socket from now on.
-    pub(crate) fn add_listener(&mut self, socket: OwnedFd, clients: Clients) -> io::Result<()> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        let id = self.new_id();
-        self.poller.add_level(&socket, Token::Listener(id))?;
-        let listener = Listener {
-            socket,
-            clients,
-            resting_until: None,
-        };
-        self.listeners.insert(id, listener);
-        Ok(())
-    }
-
-    /// Closes the listeners for guests that are no peers any more.
-    pub(crate) fn drop_listeners(&mut self) {
-        let table = &self.table;
-        self.listeners.retain(|_, one| match one.clients {
-            Clients::Peer(id) => table.peer(id).is_some(),
-            Clients::Guest | Clients::Host => true,
-        });
-    }
-
-    /// Takes clients from a listener.
-    pub(crate) fn on_client(&mut self, id: u64) {
-        use rustix::io::Errno as E;
-        for _ in 0..ACCEPT_BATCH {
-            let Some(listener) = self.listeners.get_mut(&id) else {
-                return;
-            };
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            match rustix::net::accept_with(&listener.socket, flags) {
-                Ok(socket) => match listener.clients {
-                    Clients::Guest => self.seat(socket, self.guest),
-                    Clients::Host => self.seat(socket, self.host),
-                    Clients::Peer(peer) => self.seat_peer(socket, peer),
-                },
-                Err(E::INTR | E::CONNABORTED) => {}
-                Err(E::WOULDBLOCK) => return,
-                // Out of descriptors or memory: the client stays in the
-                // backlog, and asking again at once would spin.
-                Err(_) => {
-                    self.poller.remove(&listener.socket);
-                    let slot = &mut listener.resting_until;
-                    let rest = Some(LISTENER_REST);
-                    return self.timers.set(slot, Token::Listener(id), rest);
-                }
-            }
+    /// Whether what each domain holds is what its connections hold.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn accounts_are_right(&self) -> bool {
+        let mut sums: HashMap<u16, usize> = HashMap::new();
+        for one in self.connections.values() {
+            *sums.entry(group(&one.role)).or_default() += one.held();
         }
-    }
-
-    /// A listener has rested.
-    pub(crate) fn resume_listener(&mut self, id: u64) {
-        let Some(listener) = self.listeners.get_mut(&id) else {
-            return;
-        };
-        listener.resting_until = None;
-        let token = Token::Listener(id);
-        if self.poller.add_level(&listener.socket, token).is_err() {
-            let slot = &mut listener.resting_until;
-            self.timers.set(slot, token, Some(LISTENER_REST));
-        }
-    }
-
-    fn seat(&mut self, socket: OwnedFd, domain: Domain) {
-        // A domain with too many endpoints is told so by the closed socket.
-        let Ok(endpoint) = self.mediator.open_endpoint(domain) else {
-            return;
-        };
-        let role = Role::Client(Client::new(endpoint));
-        match self.add(socket, role) {
-            Some(id) => drop(self.seats.insert(endpoint, Seat::Client(id))),
-            None => self.mediator.close_endpoint(endpoint),
-        }
+        self.held
+            .iter()
+            .all(|(id, held)| sums.get(id).copied().unwrap_or(0) == *held)
+            && self.held.values().all(|held| *held <= MAX_HELD)
     }
 
     /// Serves a connection from now on.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use crate::board::{Board, Clients};
+use crate::board::Board;
+use crate::listeners::Clients;
 use crate::table::Rules;
 use crate::token::{Event, Token};
 

@@ -10,9 +10,10 @@ use inn_reactor::check_socket;
 use inn_rings::abi::FIRST_RESERVED_ID;
 
 use crate::audit::Decisions;
-use crate::board::{Board, Clients};
+use crate::board::Board;
 use crate::error::Error;
 use crate::event_loop::{Command, Mailbox, run};
+use crate::listeners::Clients;
 use crate::table::{HOST, Rules};
 use crate::token::Token;
 

@@ -24,8 +24,11 @@ mod clients;
 mod connection;
 mod error;
 mod event_loop;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod handle;
 mod links;
+mod listeners;
 mod peers;
 mod serve;
 mod table;

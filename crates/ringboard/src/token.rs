@@ -23,7 +23,7 @@ const KIND_SHIFT: u32 = 56;
 
 impl inn_reactor::Token for Token {
     fn encode(self) -> u64 {
-        // Identities count up from one by one and never reach 2^56.
+        // Identities count up one by one and never reach 2^56.
         let (kind, id) = match self {
             Self::Wake => (0, 0),
             Self::Listener(id) => (1, id),

@@ -40,6 +40,7 @@ MEASUREMENTS = {
     "switchboard": "switchboard",
     "memory": "memory",
     "disks": "disks",
+    "storm": "storm",
 }
 
 

@@ -64,6 +64,7 @@ pub mod hybrid;
 mod links;
 mod listeners;
 mod muxer;
+mod pace;
 pub mod packet;
 mod peers;
 mod poller;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use crate::listeners::Clients;
 use crate::muxer::{ANSWER_TIMEOUT, Muxer};
@@ -10,6 +11,9 @@ use crate::packet::{Header, Key};
 use crate::peers::{Decision, Peer, Verdict};
 use crate::poller::Token;
 use crate::services::Target;
+
+/// How long to ask a guest again that has no room for a stream.
+const ASK_FOR: Duration = Duration::from_millis(200);
 
 impl Muxer {
     /// Whether the guest may have the stream it asks for.
@@ -61,7 +65,7 @@ impl Muxer {
         };
         match stream.read_link_answer() {
             None => return,
-            Some(false) => return self.refuse(id),
+            Some(false) => return self.on_refusal(id),
             Some(true) => {}
         }
         self.timers
@@ -69,6 +73,18 @@ impl Muxer {
         stream.connection.local_connected();
         self.count_established(id);
         self.settle(id);
+    }
+
+    /// The other guest does not want the stream, or has no room for it now.
+    fn on_refusal(&mut self, id: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let (now, key) = (Instant::now(), stream.connection.key());
+        let until = *stream.ask_until.get_or_insert(now + ASK_FOR);
+        if !self.peers.refused(key) || until <= now || self.dial_anew(id).is_err() {
+            self.refuse(id);
+        }
     }
 
     /// Another guest asks for a port of ours.

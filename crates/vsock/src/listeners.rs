@@ -225,10 +225,15 @@ impl Muxer {
     }
 
     /// Connects to what is behind a host port, or to another guest's device.
-    pub(crate) fn dial(&self, key: Key) -> io::Result<(OwnedFd, Dialled)> {
+    pub(crate) fn dial(&mut self, key: Key) -> io::Result<(OwnedFd, Dialled)> {
         let target = self.target(key)?;
         let socket = target.socket()?;
-        let dialled = target.connect(&socket)?;
+        let wait = self.peers.pace(key);
+        let dialled = if wait.is_zero() {
+            target.connect(&socket)?
+        } else {
+            Dialled::Later(wait)
+        };
         Ok((socket, dialled))
     }
 
@@ -244,7 +249,27 @@ impl Muxer {
         Ok(Target::Unix(SocketAddrUnix::new(path)?))
     }
 
+    /// Goes back to before the other side was dialled, and does it again later.
+    pub(crate) fn dial_anew(&mut self, id: u64) -> io::Result<()> {
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let socket = self.target(stream.connection.key())?.socket()?;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            // The old one closes, and epoll forgets it.
+            stream.socket = socket;
+            stream.link_answer = None;
+            stream.dial_until = None;
+        }
+        self.redial_later(id);
+        Ok(())
+    }
+
     pub(crate) fn redial_later(&mut self, id: u64) {
+        self.dial_after(id, REDIAL_EVERY);
+    }
+
+    pub(crate) fn dial_after(&mut self, id: u64, wait: Duration) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -252,7 +277,7 @@ impl Muxer {
             .dial_until
             .get_or_insert_with(|| Instant::now() + REDIAL_FOR);
         self.timers
-            .set(&mut stream.deadline, Token::Stream(id), Some(REDIAL_EVERY));
+            .set(&mut stream.deadline, Token::Stream(id), Some(wait));
     }
 
     pub(crate) fn redial(&mut self, id: u64) {

@@ -10,7 +10,9 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
+use crate::pace::Pace;
 use crate::packet::{CID_HOST, Key};
 use crate::services::Target;
 
@@ -68,12 +70,15 @@ pub(crate) struct Peers {
     table: HashMap<u64, Peer>,
     services: HashMap<u32, Target>,
     streams: HashMap<u64, usize>,
+    /// Of the guests in the table that this one connected to.
+    paces: HashMap<u64, Pace>,
 }
 
 impl Peers {
     pub(crate) fn replace(&mut self, table: HashMap<u64, Peer>, services: HashMap<u32, Target>) {
         self.table = table;
         self.services = services;
+        self.paces.retain(|cid, _| self.table.contains_key(cid));
     }
 
     /// What a port of the host leads to, where it is a service.
@@ -85,6 +90,31 @@ impl Peers {
     /// owner's wish, and its ports that are no services are doors of their own.
     pub(crate) fn decide_on(&self, key: Key, outgoing: bool) -> bool {
         key.far_cid != CID_HOST || outgoing && self.services.contains_key(&key.far_port)
+    }
+
+    /// How long a new stream has to wait. A service of the host never lacks
+    /// room for long: its connections wait in the host's kernel.
+    pub(crate) fn pace(&mut self, key: Key) -> Duration {
+        if key.far_cid == CID_HOST {
+            return Duration::ZERO;
+        }
+        self.paces
+            .entry(key.far_cid)
+            .or_default()
+            .next(Instant::now())
+    }
+
+    /// That guest's program answered on a stream which this one asked for.
+    pub(crate) fn answered(&mut self, key: Key) {
+        if let Some(pace) = self.paces.get_mut(&key.far_cid) {
+            pace.answered(key.far_port, Instant::now());
+        }
+    }
+
+    /// That guest refused a stream; whether to ask again.
+    pub(crate) fn refused(&mut self, key: Key) -> bool {
+        let pace = self.paces.get_mut(&key.far_cid);
+        pace.is_some_and(|pace| pace.refused(key.far_port, Instant::now()))
     }
 
     pub(crate) fn path(&self, cid: u64) -> Option<&str> {

@@ -8,6 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -82,6 +83,8 @@ pub(crate) enum Dialled {
     Full,
     /// TCP's handshake is under way: the socket will be writable.
     Pending,
+    /// Not yet (see `pace`).
+    Later(Duration),
 }
 
 impl Muxer {
@@ -90,6 +93,7 @@ impl Muxer {
         match dialled {
             Dialled::Connected => self.on_dialled(id),
             Dialled::Full => self.redial_later(id),
+            Dialled::Later(wait) => self.dial_after(id, wait),
             Dialled::Pending => self.await_connect(id),
         }
     }

@@ -45,8 +45,12 @@ pub(crate) struct Stream {
     /// Answer with `OK <port>` when the guest accepts.
     pub(crate) greet: bool,
     pub(crate) deadline: Option<Instant>,
+    /// The guest asked for it, and the other end has said nothing yet (see `pace`).
+    pub(crate) unanswered: bool,
     /// Until when to try again a service whose backlog is full.
     pub(crate) dial_until: Option<Instant>,
+    /// Until when to ask again another guest that has no room.
+    pub(crate) ask_until: Option<Instant>,
     /// What another device answered so far to our `LINK` line; `None` where
     /// no answer is awaited.
     pub(crate) link_answer: Option<Vec<u8>>,
@@ -67,6 +71,7 @@ pub(crate) enum Read {
 
 impl Stream {
     pub(crate) fn new(connection: Connection, socket: OwnedFd, prefix: &[u8], greet: bool) -> Self {
+        let unanswered = connection.guest_opened();
         Self {
             connection,
             socket,
@@ -84,7 +89,9 @@ impl Stream {
             detached: false,
             greet,
             deadline: None,
+            unanswered,
             dial_until: None,
+            ask_until: None,
             link_answer: None,
         }
     }

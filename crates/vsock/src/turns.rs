@@ -53,7 +53,12 @@ impl Muxer {
             return 0;
         };
         let count = match stream.read_into(buffers, room) {
-            Read::Bytes(count) => count,
+            Read::Bytes(count) => {
+                if std::mem::take(&mut stream.unanswered) {
+                    self.peers.answered(stream.connection.key());
+                }
+                count
+            }
             Read::Nothing | Read::End => 0,
             Read::Broken => {
                 stream.connection.abort();

@@ -297,3 +297,39 @@ fn the_end_of_the_other_guest_is_seen() {
     pair.alice.expect(Op::Shutdown);
     pair.refused(1001, 22);
 }
+
+#[test]
+fn a_listener_without_room_is_asked_again_for_who_was_answered() {
+    let mut pair = Pair::new();
+    // Bob never answered: a refusal is one.
+    pair.alice.send(Op::Request, 1000, 22);
+    pair.bob.expect(Op::Request);
+    pair.bob.send(Op::Rst, 22, 1000);
+    pair.alice.expect(Op::Rst);
+
+    pair.connect(1001);
+    pair.bob.send_data(22, 1001, b"welcome");
+    pair.alice.expect_after_others(Op::Rw);
+    pair.alice.send(Op::Request, 1002, 22);
+    for _ in 0..3 {
+        pair.bob.expect_after_others(Op::Request);
+        pair.bob.send(Op::Rst, 22, 1002);
+    }
+    pair.bob.expect_after_others(Op::Request);
+    pair.bob.send(Op::Response, 22, 1002);
+    let opened = pair.alice.expect_after_others(Op::Response);
+    assert_eq!(opened.dst_port, 1002);
+}
+
+#[test]
+fn who_connects_too_fast_waits_and_is_served() {
+    let mut pair = Pair::new();
+    for from_port in 1000..1040 {
+        pair.connect(from_port);
+        // Bob's program never took it.
+        pair.alice.shutdown(from_port, 22, SHUTDOWN_BOTH);
+        pair.bob.expect_after_others(Op::Shutdown);
+        pair.bob.send(Op::Rst, 22, from_port);
+        pair.alice.expect_after_others(Op::Rst);
+    }
+}

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An engine without a thread and without QEMU, driven by arbitrary bytes.
 //!
-//! Only built for `fuzz/`, which asks for the feature.
+//! Only built for `fuzz/`, which asks for the feature, and for the test that plays
+//! what the fuzzer found.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -200,5 +201,23 @@ impl Guest {
             self.engine.muxer.streams.len() <= MAX_STREAMS,
             "more streams than allowed"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_that_the_fuzzer_found() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/guest");
+        let mut count = 0;
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let folder = tempfile::tempdir().unwrap();
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            Guest::new(folder.path()).unwrap().play(&bytes);
+            count += 1;
+        }
+        assert!(count > 50);
     }
 }

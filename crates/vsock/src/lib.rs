@@ -57,7 +57,7 @@ mod device;
 mod engine;
 mod error;
 mod event_loop;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod handle;
 pub mod hybrid;

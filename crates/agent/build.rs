@@ -9,7 +9,7 @@ const PROTO_DIR: &str = "../../proto";
 
 /// Made by scripts/setup.d/build.sh before the agent is.
 const LIBRARIES_DIR: &str = "../../python/innkeeper/_guest";
-const LIBRARIES: &[&str] = &["libinn_preload.so"];
+const LIBRARIES: &[&str] = &["libinn_preload.so", "libinn_rings.so"];
 
 /// An agent for tests needs none: what was not built is empty.
 fn take_libraries(out: &Path) -> std::io::Result<()> {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from innkeeper.api.forward import Forward
     from innkeeper.api.machine import Machine
     from innkeeper.api.process import GuestProcess
+    from innkeeper.api.rings import HostRings
     from innkeeper.errors import InnError
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ExecError",
     "Forward",
     "GuestProcess",
+    "HostRings",
     "InnError",
     "Machine",
     "__version__",
@@ -41,6 +43,7 @@ _SOURCES = {
     "ExecError": "innkeeper.api.completed",
     "Forward": "innkeeper.api.forward",
     "GuestProcess": "innkeeper.api.process",
+    "HostRings": "innkeeper.api.rings",
     "InnError": "innkeeper.errors",
     "Machine": "innkeeper.api.machine",
 }

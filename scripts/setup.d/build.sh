@@ -65,19 +65,26 @@ build_native_module() {
 # Shared objects for any program of a guest; the agent brings them there.
 guest_libraries() {
     local key
-    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/inet crates/preload)
-    if stamped libraries "$key" && [[ -f python/innkeeper/_guest/libinn_preload.so ]]; then
+    key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock crates/inet crates/librings crates/preload \
+        crates/ringwire)
+    if stamped libraries "$key" && [[ -f python/innkeeper/_guest/libinn_preload.so &&
+        -f python/innkeeper/_guest/libinn_rings.so ]]; then
         return
     fi
-    phase "guest libraries" build_shared inn-preload libinn_preload.so
+    phase "guest libraries" build_libraries
     stamp libraries "$key"
 }
 
-# build_shared PACKAGE LIBRARY: it needs no other library, and of the C library only what
+build_libraries() {
+    build_shared inn-preload libinn_preload.so
+    build_shared inn-librings libinn_rings.so --features freestanding
+}
+
+# build_shared PACKAGE LIBRARY [OPTION]...: it needs no other library, and of the C library only what
 # every one has, unversioned.
 build_shared() {
     local target=x86_64-unknown-linux-gnu package=${1//-/_}
-    cargo rustc --locked --profile library -p "$1" --lib --crate-type cdylib \
+    cargo rustc --locked --profile library -p "$1" "${@:3}" --lib --crate-type cdylib \
         --target "$target" --target-dir target/shared -- \
         -C link-arg=-nostdlib -C link-arg=-nostartfiles -C link-arg="-Wl,-soname,$2"
     take_over "target/shared/$target/library/lib$package.so" "python/innkeeper/_guest/$2"
@@ -87,7 +94,8 @@ build_shared() {
 guest_agent() {
     local key
     key=$(rust_version)-$(hash_of Cargo.toml Cargo.lock proto crates/agent crates/inet \
-        crates/librings crates/preload crates/ringwire crates/sftp crates/wire)
+        crates/librings crates/preload crates/ringwire crates/sftp crates/wire \
+        python/innkeeper/rings.py)
     if stamped agent "$key" && [[ -x python/innkeeper/_guest/inn-agent ]]; then
         return
     fi

@@ -69,10 +69,11 @@ class Boards:
     def connect(self, domain: int) -> Rings:
         return Rings.open(self.folder / f"{domain}.sock")
 
-    def set_policy(self, refuse: list[Table], *, mac_permissive: bool) -> None:
+    def set_policy(self, refuse: list[Table], *, mac_permissive: bool) -> Iterator[int]:
         self.refuse, self.mac_permissive = refuse, mac_permissive
         for domain, board in self.boards.items():
             board.set_rules(self._rules(domain))
+            yield domain
 
     def close(self) -> None:
         for board in self.boards.values():

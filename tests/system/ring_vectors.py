@@ -14,6 +14,7 @@ import struct
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,8 +56,8 @@ class Carrier(Protocol):
     def destroy(self, domain: int) -> None:
         """It ends, and all others know."""
 
-    def set_policy(self, refuse: list[Table], *, mac_permissive: bool) -> None:
-        """In force on return."""
+    def set_policy(self, refuse: list[Table], *, mac_permissive: bool) -> Iterator[int]:
+        """In force for one domain after the other, whose ids come."""
 
 
 def load() -> list[tuple[str, Table]]:
@@ -82,39 +83,54 @@ def data_of(part: str | Table) -> bytes:
     return (bytes(range(251)) * (count // 251 + 1))[:count]
 
 
-def domain_of(word: str) -> int:
-    return ANY if word == "any" else int(word)
-
-
-def address(word: str, turn: int = 0) -> tuple[int, int]:
-    """(domain, port); a `+` behind either adds the number of the repetition."""
-    first, _, second = word.partition(":")
-    domain, port = (
-        domain_of(one.rstrip("+")) + (turn if one.endswith("+") else 0) for one in (first, second)
-    )
-    return domain, port
+def number(word: str, turn: int) -> int:
+    """A `+` behind it adds the number of the repetition."""
+    return int(word.rstrip("+")) + (turn if word.endswith("+") else 0)
 
 
 class Replay:
-    """One vector on a carrier."""
+    """One vector on a carrier.
 
-    def __init__(self, carrier: Carrier, setup: Table) -> None:
+    :param ids: by the vector's ids, the carrier's; the same where left out.
+    """
+
+    def __init__(
+        self, carrier: Carrier, setup: Table, *, ids: Mapping[int, int] | None = None
+    ) -> None:
         self.carrier = carrier
+        self.ids = ids or {}
         self.bind = setup.get("bind", True)
         self.refuse: list[Table] = setup.get("refuse", [])
         self.mac_permissive: bool = setup.get("mac_permissive", True)
-        self.lives = dict.fromkeys(range(1, setup.get("domains", 3) + 1), 1)
+        self.lives = dict.fromkeys(self.ids or range(1, setup.get("domains", 3) + 1), 1)
         self.endpoints: dict[str, Rings] = {}
         self.quiet: dict[int, tuple[Rings, int]] = {}
         # Arrivals are told once until the ring is read.
         self.told: set[str] = set()
+        # What was made, and the request that takes it back.
+        self.made: list[tuple[Rings, int, bytes]] = []
+        # Events that came in the middle of a step.
+        self.early: list[str] = []
         # Endpoints that were closed.
         self.gone: set[str] = set()
         self.skipped: list[str] = []
 
     def close(self) -> None:
+        """All is as it was when this returns: a connection's end is noticed later."""
+        for rings, kind, body in reversed(self.made):
+            with contextlib.suppress(OSError, ValueError):
+                rings._call(kind, body)
         for rings in [*self.endpoints.values(), *(one for one, _ in self.quiet.values())]:
             rings.close()
+
+    def domain_of(self, word: str, turn: int = 0) -> int:
+        """The carrier's id for a vector's word."""
+        return ANY if word == "any" else self.ids.get(number(word, turn), number(word, turn))
+
+    def address(self, word: str, turn: int = 0) -> tuple[int, int]:
+        """(domain, port) for the carrier."""
+        domain, _, port = word.partition(":")
+        return self.domain_of(domain, turn), number(port, turn)
 
     def play(self, steps: list[Table]) -> None:
         """All steps; those that were skipped are in `skipped`."""
@@ -150,20 +166,22 @@ class Replay:
         if name.endswith("~") or (name in self.gone and step.get("want") == "ENODEV"):
             raise Skipped(DEAD)
         if name not in self.endpoints:
-            self.endpoints[name] = self.carrier.connect(int(name.rstrip("abc")))
+            self.endpoints[name] = self.carrier.connect(self.domain_of(name.rstrip("abc")))
         return self.endpoints[name]
 
     def ring(self, step: Table, turn: int = 0) -> tuple[Rings, int, int]:
         """Its reader, port and partner."""
         place, _, partner = step["ring"].partition("/")
-        domain, port = address(place, turn)
-        return self.caller(step, domain), port, domain_of(partner)
+        domain, _, port = place.partition(":")
+        rings = self.caller(step, number(domain, turn))
+        return rings, number(port, turn), self.domain_of(partner)
 
     def do_register(self, step: Table, turn: int) -> None:
         rings, port, partner = self.ring(step, turn)
         size, pad, flags = step["len"], step.get("pad", 0), step.get("flags", 0)
         pages = step.get("pages", -(-((size + 15 & ~15) + 64) // 4096))
         body = struct.pack("<IHHIII", port, partner, pad, size, pages, flags)
+        self.made.append((rings, 3, body[:8]))
         rings._call(2, body)
 
     def do_unregister(self, step: Table, turn: int) -> None:
@@ -171,18 +189,19 @@ class Replay:
         rings._call(3, struct.pack("<IHH", port, partner, step.get("pad", 0)))
 
     def do_send(self, step: Table, turn: int) -> int:
-        (source, source_port), (to, to_port) = (
-            address(step["from"], turn),
-            address(step["to"], turn),
-        )
+        source, source_port = self.address(step["from"], turn)
+        to, to_port = self.address(step["to"], turn)
         pieces = step.get("pieces", [])
         datas = [data_of(one) for one in pieces]
         if sum(map(len, datas)) > 1 << 20:
             raise Ended(TOO_LONG)
-        rings = self.caller(step, source)
+        # Beside `any` as the source stands who sends.
+        sender = step["from"].partition(":")[0]
+        rings = self.caller(step, 0 if sender == "any" else number(sender, turn))
         if self.bind and source_port:
             with contextlib.suppress(OSError):
                 rings.bind(source_port)
+                self.made.append((rings, 8, struct.pack("<I", source_port)))
         lengths = [
             len(data) if isinstance(piece, str) or "fill" in piece
             # 31 bits are there for it; each above 16 MiB means the same.
@@ -199,7 +218,8 @@ class Replay:
         entries = list(step.get("entries", []))
         if "entries_of" in step:
             entries += [step["entries_of"]] * step["entries_of"].get("count", 1)
-        found = rings.notify([(Address(*address(one["ring"])), one["space"]) for one in entries])
+        asked = [(Address(*self.address(one["ring"])), one["space"]) for one in entries]
+        found = rings.notify(asked)
         for one, wanted in zip(found, entries, strict=True):
             flags = sum(Flags[name] for name in wanted["flags"])
             assert (one.flags, one.max_message_bytes) == (flags, wanted.get("max", 0)), wanted
@@ -218,10 +238,10 @@ class Replay:
         count, slots = rings._call(6, body)
         assert (count, len(slots)) == (1, room)
         length, source_port, source, pad, kind = struct.unpack_from("<IIHHI", slots)
-        assert (source, source_port) == address(wanted["from"])
+        assert (source, source_port) == self.address(wanted["from"])
         assert (length, pad, kind) == (16 + len(data), 0, wanted.get("type", 0))
         assert slots[16:] == data.ljust(room - 16, b"\0")
-        assert slots.hex().startswith(wanted.get("slots", ""))
+        assert self.ids or slots.hex().startswith(wanted.get("slots", ""))
 
     def do_discard(self, step: Table, _turn: int) -> None:
         if step.get("want"):
@@ -237,7 +257,9 @@ class Replay:
         raise Skipped(NO_CALLS)
 
     def do_bind(self, step: Table, _turn: int) -> None:
-        self.caller(step, 0).bind(step["port"])
+        rings = self.caller(step, 0)
+        rings.bind(step["port"])
+        self.made.append((rings, 8, struct.pack("<I", step["port"])))
 
     def do_unbind(self, step: Table, _turn: int) -> None:
         self.caller(step, 0).unbind(step["port"])
@@ -267,7 +289,9 @@ class Replay:
     def do_policy(self, step: Table, _turn: int) -> None:
         self.refuse = step.get("refuse", self.refuse)
         self.mac_permissive = step.get("mac_permissive", self.mac_permissive)
-        self.carrier.set_policy(self.refuse, mac_permissive=self.mac_permissive)
+        for _ in self.carrier.set_policy(self.refuse, mac_permissive=self.mac_permissive):
+            # The keeper of a waiter that is cut, too, tells it, in the waiter's own name.
+            self.early = self.happened()
 
     def expect_events(self, step: Table) -> None:
         """Those of the step came, and besides arrivals no others."""
@@ -287,11 +311,13 @@ class Replay:
     def happened(self) -> list[str]:
         """The events until now, but arrivals, which go to `told`."""
         self.settle()
-        found = []
+        found, self.early = self.early, []
+        names = {real: one for one, real in self.ids.items()}
         for name, rings in self.endpoints.items():
             for event in rings.events():
-                partner = "any" if event.partner == ANY else event.partner
-                line = f"{event.what} {event.owner}:{event.port}/{partner} to {name}"
+                partner = "any" if event.partner == ANY else names.get(event.partner, event.partner)
+                owner = names.get(event.owner, event.owner)
+                line = f"{event.what} {owner}:{event.port}/{partner} to {name}"
                 if event.what == "arrival":
                     self.told.add(line)
                 else:
@@ -302,12 +328,12 @@ class Replay:
         """Have what happened reach the sockets: answers come behind earlier events."""
         for domain in self.lives:
             if domain not in self.quiet:
-                rings = self.carrier.connect(domain)
+                rings = self.carrier.connect(self.ids.get(domain, domain))
                 self.quiet[domain] = rings, rings.bind()
             rings, port = self.quiet[domain]
             for other in self.lives:
                 with contextlib.suppress(OSError):
-                    rings.sendv((domain, port), (other, _QUIET_PORT), [])
+                    rings.sendv((ANY, port), (self.ids.get(other, other), _QUIET_PORT), [])
         for rings in self.endpoints.values():
             with contextlib.suppress(OSError):
                 rings.unbind(_QUIET_PORT)

@@ -30,6 +30,7 @@ from innkeeper.system.sockets import StreamSocket
 if TYPE_CHECKING:
     from innkeeper.api.forward import Forward
     from innkeeper.api.listen import GuestListener
+    from innkeeper.rings import Rings
 
 # Of each stream, so much is kept in memory.
 OUTPUT_LIMIT_BYTES = 64 << 20
@@ -121,6 +122,17 @@ class Commands:
         except GuestError:
             self._require_running()
             raise
+
+    def rings(self) -> Rings:
+        """A connection of this program, domain 0, to the rings of the guest.
+
+        The guest's domain is its CID, `record.guest_cid`.
+
+        :raise GuestError: it does not run, or has no rings.
+        """
+        from innkeeper.api.rings import open_rings
+
+        return open_rings(self._layout, self.name)
 
     def listen(self, port: int) -> GuestListener:
         """Wait for connections of the guest to a vsock port of the host, CID 2.

@@ -25,7 +25,6 @@ const PYTHON: (&str, &[u8]) = (
     include_bytes!("../../../../python/innkeeper/rings.py"),
 );
 
-
 /// Writes them where programs find them.
 pub fn install() -> io::Result<()> {
     let (name, content) = PYTHON;

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use inn_rings::Operation;
 use inn_rings::Verdict;
@@ -10,6 +11,9 @@ use inn_rings::Verdict;
 /// Distinct decisions that are remembered, so as not to be told again. A guest
 /// that tries more is told of again, and the queue behind is bounded too.
 const REMEMBERED: usize = 4096;
+/// Decisions that are told in a second, and the rest counted: a guest that tries
+/// one port after the other must not keep busy whoever writes them down.
+const TOLD_A_SECOND: u32 = 500;
 
 /// One decision of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +60,8 @@ pub type Decisions = inn_reactor::Outbox<Decision>;
 pub(crate) struct Audit {
     decisions: Arc<Decisions>,
     told: HashSet<Decision>,
+    second: Instant,
+    in_this_second: u32,
 }
 
 impl Audit {
@@ -63,6 +69,8 @@ impl Audit {
         Self {
             decisions,
             told: HashSet::new(),
+            second: Instant::now(),
+            in_this_second: 0,
         }
     }
 
@@ -75,9 +83,18 @@ impl Audit {
         if self.told.len() >= REMEMBERED {
             self.told.clear();
         }
-        if self.told.insert(key) {
-            self.decisions.note(decision);
+        if !self.told.insert(key) {
+            return;
         }
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            self.second = Instant::now();
+            self.in_this_second = 0;
+        }
+        if self.in_this_second >= TOLD_A_SECOND {
+            return self.decisions.lose();
+        }
+        self.in_this_second += 1;
+        self.decisions.note(decision);
     }
 
     /// There is a new policy.

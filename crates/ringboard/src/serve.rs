@@ -12,6 +12,8 @@ use crate::token::Event;
 
 /// Requests of one connection before others get their turn.
 const TURN: usize = 256;
+/// As how many of them a read counts, so that a turn ends after a MiB, too.
+const READ_COST: usize = 16;
 /// Requests of one client that other keepers have not answered.
 pub(crate) const MAX_REQUESTS: usize = 1024;
 /// `EPROTONOSUPPORT`, which is no errno of rings.
@@ -80,8 +82,11 @@ impl Board {
             if !connection.readable {
                 return;
             }
+            if left == 0 {
+                return self.queue_up(id);
+            }
             match connection.fill(&mut self.scratch) {
-                Filled::Some => {}
+                Filled::Some => left = left.saturating_sub(READ_COST),
                 Filled::Nothing => return,
                 Filled::End => return self.hang_up(id),
             }

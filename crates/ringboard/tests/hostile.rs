@@ -149,6 +149,26 @@ fn more_half_frames_than_a_domain_may_hold_are_closed() {
     assert_eq!(host.bind(1), 0, "another domain is not concerned");
 }
 
+/// Each port is another decision; the audit is told of some, and how many more.
+#[test]
+fn a_search_for_ports_does_not_flood_the_audit() {
+    let folder = tempdir().unwrap();
+    let mut rules = open_rules(folder.path(), 3, &[]);
+    rules.rows.remove(&HOST);
+    let side = Side::start(folder.path(), 3, rules, &[]);
+    let mut guest = side.guest();
+    guest.bind(1);
+    let tags: Vec<_> = (0..20_000)
+        .map(|port| guest.post(1, Address::new(HOST, port), b""))
+        .collect();
+    for tag in tags {
+        assert_eq!(guest.answer(tag).0, -3);
+    }
+    let (told, lost) = side.board.decisions().take();
+    assert!(told.len() <= 4096, "{}", told.len());
+    assert_eq!(told.len() as u64 + lost, 20_000);
+}
+
 #[test]
 fn a_client_that_ends_at_once_has_sent_what_it_sent() {
     let folder = tempdir().unwrap();

@@ -120,7 +120,7 @@ class GuestFolder(msgspec.Struct, frozen=True):
     @property
     def guest_rings(self) -> Path:
         """Programs of the guest to its rings, port 7078 (docs/reference/rings-protocol.md)."""
-        return self.path / "vsock.sock_7078"
+        return self.service(7078)
 
     @property
     def rings(self) -> Path:

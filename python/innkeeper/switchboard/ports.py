@@ -6,4 +6,3 @@ from __future__ import annotations
 ANNOUNCE_PORT = 7777
 AGENT_PORT = 8888
 SHELL_PORT = 9001
-RINGS_PORT = 7078

@@ -92,6 +92,21 @@ def test_a_topology() -> None:
         ('action = "deny"', 'action = "drop"', "line 26, column 1", "'drop' is no action"),
         ('["connect", "send"]', '["conect"]', "line 27, column 1", "unknown operation"),
         ("quota = 4", "quota = 0", "line 28, column 1", "0 is no quota"),
+        ("quota = 4", "ring_quota = 101", "line 28, column 1", "101 is no quota"),
+        ("quota = 4", "ring_quota = true", "line 28, column 1", "True is no quota"),
+        ('name = "shop"', 'name = "shop"\nrings = 1', "line 2, column 1", "rings are no table"),
+        (
+            'name = "shop"',
+            'name = "shop"\n[rings]\nmac_permissive = 1',
+            "line 3, column 1",
+            "1 is neither true nor false",
+        ),
+        (
+            'name = "shop"',
+            'name = "shop"\n[rings]\npermissive = true',
+            "line 3, column 1",
+            "unknown key",
+        ),
         ("quota = 4", "qouta = 4", "line 28, column 1", "unknown key"),
     ],
 )
@@ -205,3 +220,14 @@ def test_what_waits_for_each_other_is_in_no_group() -> None:
         (("a",), ("b",)),
         ("c", "d"),
     )
+
+
+def test_rings_of_a_topology() -> None:
+    plain = parse_topology(SHOP, source="shop.toml")
+    assert not plain.mac_permissive
+    assert [rule.ring_quota for rule in plain.policy.rules] == [50, 50, 50]
+    text = SHOP.replace("quota = 4", "ring_quota = 20")
+    told = text.replace("[services", "[rings]\nmac_permissive = true\n\n[services", 1)
+    found = parse_topology(told, source="shop.toml")
+    assert found.mac_permissive
+    assert [rule.ring_quota for rule in found.policy.rules] == [50, 20, 50]

@@ -24,6 +24,7 @@ echo "root: $(grep ' / ' /proc/mounts | cut -d' ' -f1,3)"
 echo "apt: $(apt-get --version | head -n 1 | cut -d' ' -f1)"
 echo "pid 1: $(cat /proc/1/comm)"
 echo "ours: $(bash -lc 'command -v inn-guest'), $(inn-guest cid | tr -s 0-9 n)"
+echo "names: $(getent hosts host.inn | tr -s ' ')"
 echo "share: $(cat /srv/site/file; touch /srv/site/new 2>&1)"
 echo text > /etc/written && cat /etc/written
 echo done
@@ -58,6 +59,7 @@ def test_debian_runs_and_its_image_is_held(
         "apt: apt",
         "pid 1: systemd",
         "ours: /usr/local/bin/inn-guest, n",
+        "names: fd69:6e6e:6b70::2 host.inn",
         "share: of the host, touch: cannot touch '/srv/site/new': Read-only file system",
         "text",
         "done",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guests import INN, Background, Inn
+from guests import INN, Background, Eventually, Inn
 
 from innkeeper import AsyncMachine, Machine
 from innkeeper.errors import HostError, TimedOut, UsageError
@@ -132,31 +132,59 @@ def test_guests_know_machines_services_and_the_host(inn: Inn, hosted: Path) -> N
     assert hosted.is_absolute()
 
 
-def test_names_follow_what_is_applied_and_leave_other_lines(inn: Inn, hosted: Path) -> None:
+def test_names_follow_what_is_applied_and_leave_other_lines(
+    inn: Inn, hosted: Path, eventually: Eventually
+) -> None:
     other = hosted.with_name("other.toml")
+    text = hosted.read_text()
     prepare = """
         echo '10.0.0.1 mine' >>/etc/hosts && cp /etc/hosts /etc/mine
         rm /etc/hosts && ln -s mine /etc/hosts
     """
     assert inn(*guest("web", "sh", "-ec", prepare)).code == 0
     assert inn(*guest("db", "sh", "-ec", "mount -t tmpfs -o ro none /etc")).code == 0
+
+    def rename(service: str, seen_by: str) -> None:
+        other.write_text(text.replace("store", service))
+        done = inn("policy", "apply", str(other))
+        assert done.code == 0, done.error
+        eventually(lambda: f"{service}.inn" in " ".join(hosts(inn, seen_by)))
+
     try:
-        for name in ("vault", "safe"):
-            other.write_text(hosted.read_text().replace("store", name))
-            done = inn("policy", "apply", str(other))
-            assert done.code == 0, done.error
-            # A link stays one, and what somebody wrote stays.
-            lines = hosts(inn, "web")
-            assert "10.0.0.1 mine" in lines
-            assert [line.split()[1] for line in lines if line.endswith((f"{name}.inn", "store.inn"))] == [f"{name}.inn"] * 2  # fmt: skip
-        assert inn(*guest("web", "test", "-L", "/etc/hosts")).code == 0
-        # Where it cannot be written, that is said once, and nothing fails.
-        said = inn("logs", "--source", "keeper", "db").stdout
-        assert said.count(b"names of guests: /etc/hosts: Read-only file system") == 1
-    finally:
+        for service in ("vault", "safe"):
+            rename(service, "web")
         assert inn(*guest("db", "umount", "/etc")).code == 0
+        rename("last", "db")
+        # A link stays one, and what somebody wrote stays.
+        lines = hosts(inn, "web")
+        assert "10.0.0.1 mine" in lines
+        assert not [line for line in lines if line.endswith((" vault.inn", " store.inn"))]
+        assert inn(*guest("web", "test", "-L", "/etc/hosts")).code == 0
+        # Where it could not be written, that was said once, and nothing failed.
+        said = b"names of guests: /etc/hosts: Read-only file system"
+        eventually(lambda: said in inn("logs", "--source", "keeper", "db").stdout)
+        assert inn("logs", "--source", "keeper", "db").stdout.count(said) == 1
+    finally:
         assert inn("policy", "apply", str(hosted)).code == 0
-    assert any(line.endswith("store.inn") for line in hosts(inn, "db"))
+    eventually(lambda: "store.inn" in " ".join(hosts(inn, "db")))
+
+
+def test_a_machine_that_comes_and_goes_is_known_to_those_that_run(inn: Inn, hosted: Path) -> None:
+    text = hosted.read_text()
+    try:
+        hosted.write_text(text + '\n[machines.late]\nmemory = "128M"\n')
+        done = inn("up", str(hosted))
+        assert done.code == 0, done.error
+        known = [line for line in hosts(inn, "web") if line.endswith(" late.inn")]
+        assert len(known) == 2
+        # It knows those that were there before.
+        assert set(known) < set(hosts(inn, "late"))
+        assert set(hosts(inn, "db")) == set(hosts(inn, "late"))
+    finally:
+        hosted.write_text(text)
+        done = inn("up", str(hosted))
+    assert (done.code, "late removed" in done.error) == (0, True)
+    assert not [line for line in hosts(inn, "web") if "late" in line]
 
 
 def test_a_guest_reaches_the_service_that_a_rule_opens(

@@ -116,7 +116,7 @@ def stop(names: tuple[str, ...], everything: bool, timeout: str) -> int:
         click.echo(name)
 
     code = 0
-    for name, ended in stop_machines(layout, wanted, timeout_s=_seconds(timeout)):
+    for name, ended in stop_machines(layout, wanted, timeout_s=stop_seconds(timeout)):
         ends[name] = ended
         code = _each((name,), tell) or code
     return code
@@ -132,7 +132,7 @@ def restart(names: tuple[str, ...], timeout: str, timings: bool) -> None:
     with interruptible():
         for name in names:
             load_machine(layout, name)
-            stop_machine(layout, name, timeout_s=_seconds(timeout))
+            stop_machine(layout, name, timeout_s=stop_seconds(timeout))
             _start(layout, name, timings=timings)
 
 
@@ -239,7 +239,8 @@ def wait_verb(name: str, condition: str, timeout: str | None) -> None:
     click.echo(record.state)
 
 
-def _seconds(text: str) -> float:
+def stop_seconds(text: str) -> float:
+    """The seconds that `--timeout` of a stop says; 0 is allowed there."""
     try:
         return parse_duration(text)
     except UsageError:

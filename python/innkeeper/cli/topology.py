@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 
-from innkeeper.cli.lifecycle import STOP_TIMEOUT
+from innkeeper.cli.lifecycle import STOP_TIMEOUT, stop_seconds
 from innkeeper.cli.output import FORMAT, Progress, print_json
 from innkeeper.errors import InnError, UsageError
 from innkeeper.keeper.topologies import bring_down, bring_up, only_topology
 from innkeeper.model.inet import inet_addresses
-from innkeeper.model.sizes import parse_duration
 from innkeeper.model.topology import Service, Topology
 from innkeeper.registry.layout import Layout, host_layout
 from innkeeper.registry.machines import load_machine, read_record
@@ -52,9 +51,7 @@ def down(name: str | None, timeout: str, keep: bool) -> None:
     layout = host_layout()
     chosen = _chosen(layout, name)
     with interruptible():
-        bring_down(
-            layout, chosen, keep=keep, timeout_s=parse_duration(timeout), tell=Progress().line
-        )
+        bring_down(layout, chosen, keep=keep, timeout_s=stop_seconds(timeout), tell=Progress().line)
     click.echo(chosen)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from debian_images import provide_debian
+from debian_images import provide_argo, provide_debian
 from foreign import Build, build_initrd
 from guests import BOOT_LIMIT_S, INN, Inn, Result, Running, Start
 from openssh import HOST, NAME, Done, Ssh
@@ -42,6 +42,12 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def debian_image(state_dir: Path) -> str:
     """The name of a Debian image with systemd; the first run on a host builds it."""
     return provide_debian("debian", Recipe())
+
+
+@pytest.fixture(scope="session")
+def argo_image(state_dir: Path) -> str:
+    """The name of the image of recipes/argo: a small Debian with programs that use sockets."""
+    return provide_argo()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from guests import INN
 
 import innkeeper.images
 from innkeeper.images.debian import recipe_digest
-from innkeeper.model.recipe import Recipe
+from innkeeper.model.recipe import Recipe, recipe_from_table
 from innkeeper.registry.layout import plan_layout
+
+ARGO = Path(__file__).resolve().parents[2] / "recipes/argo"
 
 # A mirror that is slow, on a host that is busy.
 BUILD_LIMIT_S = 600
@@ -64,3 +67,10 @@ def provide_debian(name: str, recipe: Recipe, *options: str) -> str:
     else:
         run_image("install", str(folder), "--name", name)
     return name
+
+
+def provide_argo() -> str:
+    """Put the image of recipes/argo into the state folder."""
+    file = ARGO / "image.toml"
+    recipe = recipe_from_table(tomllib.loads(file.read_text()), source=str(file))
+    return provide_debian("argo", recipe, "--file", str(file))

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")]
+)
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
@@ -51,6 +53,15 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
 def test_every_how_to_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = [f"how-to/{page.name}" for page in (ROOT / "docs" / "how-to").glob("*.md")]
+    assert [page for page in pages if f"]({page})" not in index] == []
+
+
+def test_every_recipe_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [
+        f"../recipes/{page.parent.name}/README.md"
+        for page in (ROOT / "recipes").glob("*/README.md")
+    ]
     assert [page for page in pages if f"]({page})" not in index] == []
 
 

@@ -82,8 +82,8 @@ def viptables(topology: str | None, output_format: str, **values: Any) -> None:
     inn viptables -L
 
     The first rule that matches decides; where none does, the answer is no. A
-    MACHINE is a name or a CID, or a service for -e, which has its own port;
-    what is left out is any. PORT is a number or FIRST-LAST.
+    MACHINE is a name or a CID (the host is 0, as a domid), or a service for -e,
+    which has its own port; what is left out is any. PORT is a number or FIRST-LAST.
 
     Every keeper takes the change, or everything stays as it was; streams that
     are not allowed any more are cut. The rules of the topology's file can be

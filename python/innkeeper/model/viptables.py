@@ -23,6 +23,7 @@ from innkeeper.model.policy import (
     HOST,
     PORT_MAXIMUM,
     QUOTA_DEFAULT,
+    RING_QUOTA_DEFAULT,
     STREAM,
     Action,
     Operation,
@@ -46,7 +47,7 @@ _STAGE = "viptables"
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """A rule as it was given on the command line; "" is any, or was not given.
 
-    :ivar source: a machine's name or CID, of the client.
+    :ivar source: a machine's name or CID, of the client; or the host.
     :ivar destination: the same of the server, or a service.
     :ivar port: of the server: a number, or FIRST-LAST.
     """
@@ -164,6 +165,8 @@ def rule_toml(rule: Rule) -> str:
         lines.append(f'action = "{rule.action}"')
     if rule.quota != QUOTA_DEFAULT:
         lines.append(f"quota = {rule.quota}")
+    if rule.ring_quota != RING_QUOTA_DEFAULT:
+        lines.append(f"ring_quota = {rule.ring_quota}")
     if rule.log:
         lines.append("log = true")
     return "\n".join(lines) + "\n"
@@ -190,7 +193,8 @@ def _machine(topology: Topology, cids: Mapping[str, int], given: str, *others: s
     if given in ("", ANYBODY):
         return ANYBODY
     if given.isdecimal():
-        for name, cid in {HOST: HOST_CID, **cids}.items():
+        # Argo's domain 0 is the host.
+        for name, cid in ((HOST, 0), (HOST, HOST_CID), *cids.items()):
             if cid == int(given):
                 return name
     known = (*topology.members, HOST)

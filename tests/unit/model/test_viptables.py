@@ -108,6 +108,12 @@ def test_what_is_no_rule(shop: Topology, wrong: dict[str, str | None]) -> None:
         rule_of(shop, CIDS, Wish(**values))  # type: ignore[arg-type]
 
 
+def test_the_host_by_name_and_number(shop: Topology) -> None:
+    for given in ("host", "0", "2"):
+        wish = Wish(source="web", destination=given, port="80", target="ACCEPT")
+        assert rule_of(shop, CIDS, wish).destination == "host"
+
+
 def test_places_that_are_not_there(shop: Topology) -> None:
     entries = entries_of(shop.policy)
     rule = rule_of(shop, CIDS, Wish(target="REJECT"))
@@ -128,7 +134,7 @@ def test_rules_come_back_from_the_toml_that_they_are_printed_as(shop: Topology) 
         *shop.policy.rules,
         rule_of(shop, CIDS, ACCEPT_22),
         rule_of(shop, CIDS, Wish(target="REJECT")),
-        Rule(number=5, line=1, source="web", destination="*", quota=7, log=True),
+        Rule(number=5, line=1, source="web", destination="*", quota=7, ring_quota=9, log=True),
     ]
     head = TEXT.partition("[[policy]]")[0]
     text = head + "\n".join(rule_toml(rule) for rule in rules)
@@ -136,6 +142,6 @@ def test_rules_come_back_from_the_toml_that_they_are_printed_as(shop: Topology) 
     assert [(*one.ports, one.source, one.destination, one.operations) for one in read] == [
         (*one.ports, one.source, one.destination, one.operations) for one in rules
     ]
-    assert [(one.action, one.quota, one.log) for one in read] == [
-        (one.action, one.quota, one.log) for one in rules
+    assert [(one.action, one.quota, one.ring_quota, one.log) for one in read] == [
+        (one.action, one.quota, one.ring_quota, one.log) for one in rules
     ]

@@ -4,6 +4,7 @@
 //! Only built for `fuzz/`, which asks for the feature, and for the test that plays
 //! what the fuzzer found.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -15,11 +16,13 @@ use crate::chain::Memory;
 use crate::config::Config;
 use crate::engine::{Engine, RX, TX};
 use crate::muxer::Muxer;
-use crate::packet::HEADER_LEN;
-use crate::peers::Decisions;
+use crate::packet::{CID_HOST, HEADER_LEN};
+use crate::peers::{Decisions, Peer};
 use crate::poller::{Poller, Token};
 
 const CID: u64 = 3;
+/// Another guest; the service's socket is its device's too.
+const PEER: u64 = 4;
 const SIZE: u16 = 16;
 const MEMORY: usize = 1 << 20;
 const MAX_STREAMS: usize = 4;
@@ -59,12 +62,19 @@ impl Guest {
             hybrid_path,
             max_connections: MAX_STREAMS,
         };
-        let muxer = Muxer::new(
+        let mut muxer = Muxer::new(
             config,
             Arc::default(),
             Arc::new(Poller::new().ok()?),
             Arc::new(Decisions::new().ok()?),
         );
+        let peer = Peer {
+            path: format!("{}_1", folder.join("s").to_str()?),
+            connect: vec![0..=2],
+            accept: vec![0..=2],
+            max_streams: 2,
+        };
+        muxer.replace_peers(HashMap::from([(PEER, peer)]), HashMap::new());
         let mut engine = Engine::new(muxer).ok()?;
         engine.memory = Some(memory.clone());
         for (index, ring) in engine.rings.iter_mut().take(2).enumerate() {
@@ -142,7 +152,8 @@ impl Guest {
     fn offer_packet(&mut self, input: &mut Input<'_>) -> Option<()> {
         let mut header: [u8; HEADER_LEN] = input.take()?;
         if header[7] != 0xff {
-            header[..16].copy_from_slice(&[CID.to_le_bytes(), 2u64.to_le_bytes()].concat());
+            let far = if header[6] & 1 == 0 { CID_HOST } else { PEER };
+            header[..16].copy_from_slice(&[CID.to_le_bytes(), far.to_le_bytes()].concat());
         }
         let ports = [
             header[16] & 3,
@@ -174,6 +185,8 @@ impl Guest {
     fn use_sockets(&mut self, reading: usize) {
         if let Ok((socket, _)) = self.service.accept() {
             let _ = socket.set_nonblocking(true);
+            // A device that answers at once, if it is one that asks.
+            let _ = (&socket).write(b"OK 1\n");
             self.sockets.push(socket);
         }
         for socket in &mut self.sockets {
@@ -194,6 +207,7 @@ impl Guest {
                 self.engine.muxer.on_stream_event(id, event);
             }
         }
+        self.engine.muxer.on_deadlines();
         self.engine.on_kick(TX);
         let passes = (0..MAX_PASSES).take_while(|_| self.engine.run()).count();
         assert!(passes < MAX_PASSES, "the engine finds work without end");

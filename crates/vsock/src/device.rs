@@ -195,6 +195,9 @@ impl VhostUserBackendReqHandlerMut for Device {
         if let Some(kick) = &self.engine.rings[at].kick {
             self.engine.muxer.poller.remove(kick);
         }
+        if at == TX {
+            self.engine.say_tx();
+        }
         let next = self.engine.rings[at].stop();
         if at == TX {
             self.tx_stopped_at = next;

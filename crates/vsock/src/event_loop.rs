@@ -61,7 +61,7 @@ impl EventLoop {
             let deadline = if more {
                 Some(std::time::Instant::now())
             } else {
-                self.device().engine.muxer.next_deadline()
+                self.device().engine.next_deadline()
             };
             if self.poller.wait(&mut events, deadline).is_err() {
                 break;
@@ -73,7 +73,7 @@ impl EventLoop {
                 break;
             }
             let mut device = self.device();
-            device.engine.muxer.on_deadlines();
+            device.engine.on_deadlines();
             more = device.engine.run();
         }
         self.mailbox.seal();
@@ -81,6 +81,7 @@ impl EventLoop {
         let mut device = self.device();
         device.engine.muxer.reset_all();
         device.engine.run();
+        device.engine.say_tx();
     }
 
     fn device(&self) -> MutexGuard<'_, Device> {

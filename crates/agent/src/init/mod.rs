@@ -7,6 +7,7 @@ mod foreign;
 pub mod modules;
 mod mounts;
 mod root;
+mod scheduler;
 mod system;
 
 use std::io;
@@ -59,6 +60,7 @@ pub fn set_up(started: Duration) -> (Settings, Vec<Failure>) {
     if let Some(init) = cmdline.root.as_ref().and_then(|root| root.init.as_deref()) {
         insist("init", Err(root::hand_over(init)), &mut problems);
     }
+    scheduler::finish_before_waking();
     problems.say_all();
     let settings = Settings {
         transport: Transport::Vsock,

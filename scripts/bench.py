@@ -41,6 +41,7 @@ MEASUREMENTS = {
     "memory": "memory",
     "disks": "disks",
     "storm": "storm",
+    "rings": "rings",
 }
 
 

@@ -16,6 +16,7 @@ EXPECTED = {
     "pipe_through_guest.py": "guest: one\nguest: two\nguest: three\n",
     "forward.py": "served by the guest\n",
     "two_guests.py": "arrived: True\n",
+    "rings_host.py": "from the guest: True what is it?\nin the guest: 0:80 type 0: tea\n",
     "async_many.py": "sum of squares: 2870\ngave up; the guest's sleep ended with it\n",
 }
 

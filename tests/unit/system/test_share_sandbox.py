@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from innkeeper.system import share_sandbox
+from innkeeper.system import share_sandbox, share_users
 
 PROGRAM = (sys.executable, "-I", "-S", share_sandbox.__file__)
 
@@ -33,10 +35,12 @@ def serve(root: Path) -> Iterator[Serve]:
     """Start a shell as the server; it says "up" first. As root, with the host's users."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*shares: str, users: str = OWN) -> subprocess.Popen[str]:
+    def run(
+        *shares: str, users: str = OWN, program: tuple[str, ...] = PROGRAM, root: Path = root
+    ) -> subprocess.Popen[str]:
         shell = ("/bin/sh", "-c", f"cd {root}/view && echo up && exec sh 2>&1")
         process = subprocess.Popen(
-            [*PROGRAM, "serve", str(root), users, *shares, "--", *shell],
+            [*program, "serve", str(root), users, *shares, "--", *shell],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -67,9 +71,15 @@ def ask(process: subprocess.Popen[str], command: str) -> str:
     return process.stdout.readline().strip()
 
 
-def change(verb: str, process: subprocess.Popen[str], root: Path, what: str) -> tuple[int, str]:
+def change(
+    verb: str,
+    process: subprocess.Popen[str],
+    root: Path,
+    what: str,
+    program: tuple[str, ...] = PROGRAM,
+) -> tuple[int, str]:
     done = subprocess.run(
-        [*PROGRAM, verb, str(process.pid), str(root), what],
+        [*program, verb, str(process.pid), str(root), what],
         capture_output=True,
         text=True,
         check=False,
@@ -226,3 +236,58 @@ def test_ids_of_others_come_from_newuidmap_or_not_at_all(tmp_path: Path, serve: 
     assert ask(process, "cat /proc/self/uid_map").split() == ["0", str(UID), "1"]
     with pytest.raises(pytest.fail.Exception, match="could not map the guest's users"):
         serve(users=f"{users};must")
+
+
+NOBODY = 65534
+DROP = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture
+def home_of_nobody() -> Iterator[Path]:
+    """A folder of the user nobody's, with the program in it and a line for /etc/subuid."""
+    for needed in (PYTHON, "/usr/bin/newuidmap", "/usr/bin/newgidmap", "/etc/subuid"):
+        if UID != 0 or not Path(needed).exists():
+            pytest.skip(f"root gives a user ids, and needs {needed} for it")
+    home = Path(tempfile.mkdtemp(prefix="inn-test-", dir="/tmp"))
+    for source in (share_sandbox.__file__, share_users.__file__):
+        shutil.copy(source, home)
+    (home / "ids").write_text(f"{NOBODY}:100000:2000\n")
+    for name in ("root", "one"):
+        (home / name).mkdir()
+    (home / "one" / "mine").touch()
+    for path in (home, *home.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+        path.chmod(path.stat().st_mode | 0o055)
+    yield home
+    shutil.rmtree(home)
+
+
+def test_a_users_guest_has_users_by_subordinate_ids(home_of_nobody: Path, serve: Serve) -> None:
+    home = home_of_nobody
+    root = home / "root"
+    own = (*DROP, PYTHON, "-I", "-S", str(home / "share_sandbox.py"))
+    mounts = " && ".join(f"mount --bind {home}/ids /etc/{name}" for name in ("subuid", "subgid"))
+    program = ("unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh", *own)
+    ids = f"0-100000-1000+1000-{NOBODY}-1+1001-101000-1000"
+    users = f"user;uid=0;gid=0;uids={ids};gids={ids};tools=/usr/bin;must"
+    process = serve(f"a=rw={home}/one", users=users, program=program, root=root)
+    # Who shares is the guest's user 1000; its root is another, with rights over all of them.
+    assert ask(process, "id -u; stat -c %u:%g a/mine; chmod 755 a && echo done") == (
+        "0 1000:1000 done"
+    )
+    assert process.stdin is not None
+    process.stdin.write("chmod 777 a; cd a\n")
+    for user, host in ((0, 100000), (5, 100005), (1000, NOBODY), (1001, 101000)):
+        switch = f"import os; os.setresgid(-1, {user}, -1); os.setresuid(-1, {user}, -1); "
+        make = f"os.close(os.open('{user}', os.O_CREAT))"
+        # From inside, since the ways there are for the server alone.
+        assert ask(process, f'{PYTHON} -I -S -c "{switch}{make}"') == ""
+        made = (home / "one" / str(user)).stat()
+        assert (made.st_uid, made.st_gid) == (host, host)
+    # The keeper is that user alone: it changes what the server sees, and ends it.
+    assert change("add", process, root, f"b=ro={home}/one", own) == (0, "")
+    assert "Read-only" in ask(process, "touch ../b/new")
+    assert change("remove", process, root, "b", own) == (0, "")
+    subprocess.run([*DROP, "kill", "-9", str(process.pid)], check=True)
+    assert process.wait(20) == -9

@@ -264,7 +264,15 @@ def check_subuid(file: Path, user: str, uid: int) -> Check:
         reason = f"{file}: {exc.strerror}"
     else:
         reason = f"{file} has no range for {user}"
-    for first, count in subordinate_ranges(table, user, uid):
+    ranges = subordinate_ranges(table, user, uid)
+    if ranges and find_program("newuidmap") is None:
+        return Check(
+            name="subuid",
+            status="WARN",
+            reason=f"newuidmap is not installed; without it {user}'s ids are of no use",
+            fix="sudo apt-get install uidmap",
+        )
+    for first, count in ranges:
         return Check(name="subuid", status="OK", reason=f"{count} ids from {first}")
     return Check(
         name="subuid",

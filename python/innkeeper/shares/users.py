@@ -161,11 +161,11 @@ def _of_user(
     if ids.has_others:
         return idmap.fill(lines, spare)
     if lines != ((0, own, 1),):
-        missing = "newuidmap and newgidmap" if not ids.tools else f"a line for {ids.user}"
+        lacks = f"/etc/subuid and /etc/subgid have no lines for {ids.user}"
         raise HostError(
             f"this map takes ids beside {ids.user}'s own, for the guest's root or others",
             stage=_STAGE,
-            evidence=(f"there is no {missing}" + ("" if not ids.tools else " in /etc/subuid"),),
+            evidence=(lacks if ids.tools else "newuidmap and newgidmap are not installed",),
             fix="sudo apt-get install uidmap; sudo usermod --add-subuids 100000-165535 "
             f"--add-subgids 100000-165535 {ids.user}; or add squash, which makes all of the "
             f"guest's users {ids.user}",

@@ -35,6 +35,8 @@ _AUDIT_ARCH_X86_64 = 0xC000003E
 _SYS_CAPGET, _SYS_CAPSET = 125, 126
 _SETGROUPS = 116
 _SETRESUID, _SETRESGID = 117, 119
+# The virtiofsd in Rust wants to be root; what it needs of that are the rights, which it has.
+_GETEUID = 107
 _SECCOMP_MODE_FILTER, _RET_DONE, _RET_ALLOW = 2, 0x00050000, 0x7FFF0000
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -151,7 +153,7 @@ def become(users: dict[str, str], *, keeps_groups: bool) -> None:
         os.setresuid(uid, uid, uid)
     if uid != 0:
         _pass_rights_on()
-    stays = (_SETRESUID, _SETRESGID, _SETGROUPS) if "squash" in users else ()
+    stays = (_SETRESUID, _SETRESGID, _SETGROUPS, _GETEUID) if "squash" in users else ()
     if calls := stays or ((_SETGROUPS,) if keeps_groups else ()):
         _pretend(calls)
 

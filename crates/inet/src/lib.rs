@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod environment;
 pub mod options;
 pub mod swap;
 pub mod sys;

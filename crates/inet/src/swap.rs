@@ -31,6 +31,7 @@ const STREAM_PROTOCOLS: [i32; 2] = [6, 262];
 /// What a socket has been told that its replacement has to know: SO_REUSEADDR,
 /// SO_KEEPALIVE, SO_LINGER, SO_REUSEPORT, SO_RCVLOWAT, SO_RCVTIMEO, SO_SNDTIMEO.
 const COPIED_OPTIONS: [i32; 7] = [2, 9, 13, 15, 18, 20, 21];
+const RCVTIMEO: i32 = 20;
 const SNDTIMEO: i32 = 21;
 
 /// How long a connect may take: vsock's own limit is 2 s, after which a busy guest
@@ -157,14 +158,9 @@ pub struct Begun {
     pub connected: bool,
 }
 
-/// Where the program wants to connect to, if that is a guest and `fd` a TCP socket.
-pub fn wants(fd: i32, to: &[u8], settings: Settings) -> Option<(Form, VsockAddress)> {
-    match address::meaning(to, settings.argo)? {
-        Meaning::Guest { cid, port, form } if stream_family(fd)? == form.family() => {
-            Some((form, VsockAddress::remote(cid, u32::from(port))))
-        }
-        _ => None,
-    }
+/// Whether `fd` is a TCP socket that can have addresses of this form.
+pub fn wants_form(fd: i32, form: Form) -> bool {
+    stream_family(fd) == Some(form.family())
 }
 
 /// Makes a socket in place of `fd` and begins to connect it.
@@ -224,8 +220,17 @@ pub fn take_error(fd: i32) -> Result<()> {
 
 /// How long a connect that waits may last, in ms; below 0 for as long as it takes.
 pub fn connect_timeout_ms(fd: i32) -> i32 {
+    timeout_ms(fd, SNDTIMEO)
+}
+
+/// The same of an accept.
+pub fn accept_timeout_ms(fd: i32) -> i32 {
+    timeout_ms(fd, RCVTIMEO)
+}
+
+fn timeout_ms(fd: i32, name: i32) -> i32 {
     let mut value = [0; 16];
-    if sys::option(fd, SOCKET, SNDTIMEO, &mut value).is_err() {
+    if sys::option(fd, SOCKET, name, &mut value).is_err() {
         return -1;
     }
     let (seconds, micros) = value.split_at(8);
@@ -240,33 +245,48 @@ pub fn connect_timeout_ms(fd: i32) -> i32 {
     i32::try_from(ms).unwrap_or(i32::MAX)
 }
 
-/// How a replaced socket that the program connects again stands.
+/// What a connect of a replaced socket comes to: one that was bound to the guest's own
+/// address, or whose connect was begun before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Bound at most.
-    New,
-    /// A connect is on its way.
-    Connecting,
-    /// It has its other end.
-    Connected,
-    /// A connect has failed, and nobody has heard of it yet, or somebody has.
-    Failed,
+pub enum Again {
+    /// It is over.
+    Over(Result<()>),
+    /// Under way; the errno is for programs that do not wait.
+    UnderWay(Errno),
+    /// It failed earlier, and the program knows: it takes another socket.
+    Anew,
 }
 
-/// See [`Standing`]. `attempt` is what a connect that does not wait just said.
-pub fn standing(fd: i32, attempt: Errno) -> Result<Standing> {
-    match attempt {
-        Errno::EISCONN => return Ok(Standing::Connected),
-        Errno::EALREADY => {}
-        _ => return Ok(Standing::New),
+/// Connects a replaced socket; never waits.
+pub fn connect_again(fd: i32, to: &VsockAddress) -> Again {
+    match attempt(fd, to) {
+        Err(Errno::EINPROGRESS) => return Again::UnderWay(Errno::EINPROGRESS),
+        Err(Errno::EALREADY) => {}
+        result => return Again::Over(result.map_err(connect_errno)),
     }
-    if !sys::poll(fd, sys::POLL_OUT, 0)? {
-        return Ok(Standing::Connecting);
+    // vsock says so of connects that failed, too.
+    match sys::poll(fd, sys::POLL_OUT, 0) {
+        Ok(false) => return Again::UnderWay(Errno::EALREADY),
+        Ok(true) => {}
+        Err(errno) => return Again::Over(Err(errno)),
     }
-    Ok(match sys::peer_address(fd) {
-        Ok(_) => Standing::Connected,
-        Err(_) => Standing::Failed,
-    })
+    if sys::peer_address(fd).is_ok() {
+        return Again::Over(Err(Errno::EISCONN));
+    }
+    match take_error(fd) {
+        Ok(()) => Again::Anew,
+        Err(errno) => Again::Over(Err(errno)),
+    }
+}
+
+/// Tries without waiting: a socket whose connect failed would wait for an answer that
+/// nobody sends.
+fn attempt(fd: i32, to: &VsockAddress) -> Result<()> {
+    let flags = sys::fcntl(fd, GETFL, 0)?;
+    sys::fcntl(fd, SETFL, flags | NONBLOCK)?;
+    let result = sys::connect(fd, to);
+    sys::fcntl(fd, SETFL, flags)?;
+    result
 }
 
 /// The socket that takes the place of `fd` when the program binds it to `to`; `None`
@@ -275,7 +295,7 @@ pub fn bind(fd: i32, to: &[u8], settings: Settings) -> Option<Result<Owned>> {
     let Meaning::Guest { cid, port, form } = address::meaning(to, settings.argo)? else {
         return None;
     };
-    if stream_family(fd)? != form.family() {
+    if !wants_form(fd, form) {
         return None;
     }
     // Domain 0 is "any" to those who knew it: a guest is never the host.
@@ -356,12 +376,14 @@ mod tests {
     fn only_stream_sockets_of_the_family_are_replaced() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let settings = Settings::default();
-        assert!(wants(listener.as_raw_fd(), HOST, settings).is_some());
+        assert!(wants_form(listener.as_raw_fd(), Form::V4));
+        assert!(!wants_form(listener.as_raw_fd(), Form::V6));
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(wants(udp.as_raw_fd(), HOST, settings).is_none());
+        assert!(!wants_form(udp.as_raw_fd(), Form::V4));
         assert!(bind(udp.as_raw_fd(), HOST, settings).is_none());
         let six = sys::socket(address::INET6, STREAM).unwrap();
-        assert!(wants(six.get(), HOST, settings).is_none());
+        assert!(!wants_form(six.get(), Form::V4));
+        assert!(wants_form(six.get(), Form::Mapped));
         // A listener on one address stays what it is.
         assert!(listen(listener.as_raw_fd(), 1, settings).is_none());
         assert!(form_of(listener.as_raw_fd()).is_none());

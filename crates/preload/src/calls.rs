@@ -75,7 +75,7 @@ fn guest(to: &[u8], settings: Settings) -> Option<(Form, VsockAddress)> {
 fn connect_guest(fd: c_int, to: &[u8]) -> Option<Result<()>> {
     let settings = current()?;
     let (form, guest) = guest(to, settings)?;
-    if swap::wants(fd, to, settings).is_some() {
+    if swap::wants_form(fd, form) {
         return Some(connect_new(fd, form, &guest, settings));
     }
     swap::form_of(fd)?;

@@ -4,13 +4,11 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use inn_inet::address::Form;
-use inn_inet::swap::{self, CLOEXEC, NONBLOCK, Settings, Standing};
+use inn_inet::swap::{self, Again, CLOEXEC, Settings};
 use inn_inet::sys::{self, Errno, Owned, Result, VsockAddress};
 
 const GETFD: i32 = 1;
 const FD_CLOEXEC: i32 = 1;
-const GETFL: i32 = 3;
-const SETFL: i32 = 4;
 
 /// This guest's CID, or 0 until somebody asked.
 static OWN_CID: AtomicU32 = AtomicU32::new(0);
@@ -54,33 +52,13 @@ pub fn connect_new(fd: i32, form: Form, to: &VsockAddress, settings: Settings) -
     }
 }
 
-/// Connects a socket that is a vsock socket already: bound to the guest's own address,
-/// or asked about a connect that was begun.
+/// Connects a socket that is a vsock socket already.
 pub fn connect_again(fd: i32, form: Form, to: &VsockAddress, settings: Settings) -> Result<()> {
-    let errno = match attempt(fd, to) {
-        Ok(()) => return Ok(()),
-        Err(Errno::EINPROGRESS) => return wait_as_asked(fd, Errno::EINPROGRESS),
-        Err(errno) => errno,
-    };
-    match swap::standing(fd, errno)? {
-        Standing::New => Err(swap::connect_errno(errno)),
-        Standing::Connected => Err(Errno::EISCONN),
-        Standing::Connecting => wait_as_asked(fd, Errno::EALREADY),
-        Standing::Failed => {
-            swap::take_error(fd)?;
-            connect_new(fd, form, to, settings)
-        }
+    match swap::connect_again(fd, to) {
+        Again::Over(result) => result,
+        Again::UnderWay(otherwise) => wait_as_asked(fd, otherwise),
+        Again::Anew => connect_new(fd, form, to, settings),
     }
-}
-
-/// Tries without waiting: a socket whose connect failed would wait for an answer that
-/// nobody sends.
-fn attempt(fd: i32, to: &VsockAddress) -> Result<()> {
-    let flags = sys::fcntl(fd, GETFL, 0)?;
-    sys::fcntl(fd, SETFL, flags | NONBLOCK)?;
-    let result = sys::connect(fd, to);
-    sys::fcntl(fd, SETFL, flags)?;
-    result
 }
 
 fn wait_as_asked(fd: i32, otherwise: Errno) -> Result<()> {

@@ -1,149 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the library does anything, and what the environment asks of it.
+//! Whether the library does anything, and what: read once, when it is loaded.
 
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use inn_inet::environment::settings;
 use inn_inet::swap::Settings;
 
-/// Set by `inn-guest wrap`.
-const WRAPPED: &[u8] = b"INN_WRAP";
-const IS_ARGO: &[u8] = b"INET_IS_ARGO";
-const HOST_ONLY: &[u8] = b"ARGO_ACCEPT_DOM0_ONLY";
-const ADDEND: &[u8] = b"ARGO_CLIENT_PORT_ADDEND";
-
-/// Reads `NAME=VALUE` entries; `None` where nobody asked for anything.
-pub fn settings<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Option<Settings> {
-    let mut settings = Settings::default();
-    let mut wrapped = false;
-    for entry in entries {
-        let Some(end) = entry.iter().position(|byte| *byte == b'=') else {
-            continue;
-        };
-        let (name, value) = entry.split_at(end);
-        let value = value.get(1..).unwrap_or_default();
-        match name {
-            WRAPPED => wrapped = true,
-            IS_ARGO => settings.argo = true,
-            HOST_ONLY => settings.host_only = true,
-            ADDEND => settings.addend = core::str::from_utf8(value).ok()?.parse().ok(),
-            _ => {}
-        }
-    }
-    (wrapped || settings.argo).then_some(settings)
+unsafe extern "C" {
+    /// The C library's.
+    static environ: *const *const c_char;
 }
 
-#[cfg(not(test))]
-pub use process::current;
+const ACTIVE: u32 = 1 << 16;
+const ARGO: u32 = 1 << 17;
+const HOST_ONLY: u32 = 1 << 18;
+const HAS_ADDEND: u32 = 1 << 19;
 
-#[cfg(not(test))]
-mod process {
-    use super::{Settings, settings};
-    use core::ffi::{CStr, c_char};
-    use core::sync::atomic::{AtomicU32, Ordering};
+/// What [`settings`] found, in one word: the addend in its low half.
+static FOUND: AtomicU32 = AtomicU32::new(0);
 
-    unsafe extern "C" {
-        /// The C library's.
-        static environ: *const *const c_char;
+/// Run by the loader, before the program can change its environment.
+extern "C" fn start() {
+    // SAFETY: the C library set this up before it runs constructors, and no
+    // thread runs yet that could change it.
+    let found = settings(unsafe { entries(environ) });
+    if let Some(found) = found {
+        let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+        let word = ACTIVE
+            | flag(found.argo, ARGO)
+            | flag(found.host_only, HOST_ONLY)
+            | flag(found.addend.is_some(), HAS_ADDEND)
+            | u32::from(found.addend.unwrap_or(0));
+        FOUND.store(word, Ordering::Relaxed);
     }
+    crate::next::find_all();
+}
 
-    const ACTIVE: u32 = 1 << 16;
-    const ARGO: u32 = 1 << 17;
-    const HOST_ONLY: u32 = 1 << 18;
-    const HAS_ADDEND: u32 = 1 << 19;
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
 
-    /// What [`settings`] found, in one word: the addend in its low half.
-    static FOUND: AtomicU32 = AtomicU32::new(0);
-
-    /// Run by the loader, before the program can change its environment.
-    extern "C" fn start() {
-        // SAFETY: the C library set this up before it runs constructors, and no
-        // thread runs yet that could change it.
-        let found = settings(unsafe { entries(environ) });
-        if let Some(found) = found {
-            let flag = |set: bool, bit: u32| if set { bit } else { 0 };
-            let word = ACTIVE
-                | flag(found.argo, ARGO)
-                | flag(found.host_only, HOST_ONLY)
-                | flag(found.addend.is_some(), HAS_ADDEND)
-                | u32::from(found.addend.unwrap_or(0));
-            FOUND.store(word, Ordering::Relaxed);
-        }
-        crate::next::find_all();
-    }
-
-    #[used]
-    #[unsafe(link_section = ".init_array")]
-    static START: extern "C" fn() = start;
-
-    /// # Safety
-    /// `first` is null, or an array of strings that ends with null, and none of them
-    /// changes while the iterator is used.
-    unsafe fn entries<'a>(first: *const *const c_char) -> impl Iterator<Item = &'a [u8]> {
-        let mut next = first;
-        core::iter::from_fn(move || {
-            if next.is_null() {
-                return None;
-            }
-            // SAFETY: `next` is in the array: the last entry, null, ends the iteration.
-            let entry = unsafe { *next };
-            if entry.is_null() {
-                return None;
-            }
-            // SAFETY: as above; the string ends with a zero.
-            unsafe {
-                next = next.add(1);
-                Some(CStr::from_ptr(entry).to_bytes())
-            }
-        })
-    }
-
-    /// What is asked of this process; `None` for nothing.
-    pub fn current() -> Option<Settings> {
-        let word = FOUND.load(Ordering::Relaxed);
-        if word & ACTIVE == 0 {
+/// # Safety
+/// `first` is null, or an array of strings that ends with null, and none of them
+/// changes while the iterator is used.
+unsafe fn entries<'a>(first: *const *const c_char) -> impl Iterator<Item = &'a [u8]> {
+    let mut next = first;
+    core::iter::from_fn(move || {
+        if next.is_null() {
             return None;
         }
-        Some(Settings {
-            argo: word & ARGO != 0,
-            host_only: word & HOST_ONLY != 0,
-            addend: (word & HAS_ADDEND != 0).then_some((word & 0xffff) as u16),
-        })
-    }
+        // SAFETY: `next` is in the array: the last entry, null, ends the iteration.
+        let entry = unsafe { *next };
+        if entry.is_null() {
+            return None;
+        }
+        // SAFETY: as above; the string ends with a zero.
+        unsafe {
+            next = next.add(1);
+            Some(CStr::from_ptr(entry).to_bytes())
+        }
+    })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(entries: &[&str]) -> Option<Settings> {
-        settings(entries.iter().map(|entry| entry.as_bytes()))
+/// What is asked of this process; `None` for nothing.
+pub fn current() -> Option<Settings> {
+    let word = FOUND.load(Ordering::Relaxed);
+    if word & ACTIVE == 0 {
+        return None;
     }
-
-    #[test]
-    fn nobody_asked() {
-        for entries in [
-            &[][..],
-            &["PATH=/bin"],
-            &["ARGO_ACCEPT_DOM0_ONLY=1"],
-            &["INN_WRAPPED=1", "INET_IS_ARGO"],
-        ] {
-            assert_eq!(read(entries), None, "{entries:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_asked() {
-        assert_eq!(read(&["INN_WRAP=preload"]), Some(Settings::default()));
-        let all = [
-            "INET_IS_ARGO=",
-            "ARGO_ACCEPT_DOM0_ONLY=1",
-            "ARGO_CLIENT_PORT_ADDEND=1000",
-        ];
-        let wanted = Settings {
-            argo: true,
-            host_only: true,
-            addend: Some(1000),
-        };
-        assert_eq!(read(&all), Some(wanted));
-        let odd = read(&["INET_IS_ARGO=1", "ARGO_CLIENT_PORT_ADDEND=70000"]);
-        assert_eq!(odd.unwrap().addend, None);
-    }
+    Some(Settings {
+        argo: word & ARGO != 0,
+        host_only: word & HOST_ONLY != 0,
+        addend: (word & HAS_ADDEND != 0).then_some((word & 0xffff) as u16),
+    })
 }

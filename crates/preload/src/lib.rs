@@ -14,6 +14,7 @@
 mod calls;
 #[cfg(not(test))]
 mod connecting;
+#[cfg(not(test))]
 mod environment;
 #[cfg(not(test))]
 mod next;

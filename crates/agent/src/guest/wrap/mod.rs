@@ -9,7 +9,12 @@
 //! Either way this process becomes the program: its exit status, signals and children
 //! are its own.
 
+mod callee;
+mod calls;
+mod filter;
+mod launch;
 mod program;
+mod watcher;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -59,7 +64,7 @@ Exit status: that of PROGRAM; 125 if wrap itself fails, 126 if PROGRAM cannot be
 ";
 
 const LIBRARY: &str = "libinn_preload.so";
-/// Says the library that it is wanted, and a later `wrap` that nothing is left to do.
+/// Says the library that it is wanted, and everybody how the program is wrapped.
 const VARIABLE: &str = "INN_WRAP";
 
 const WRAP_FAILED: u8 = 125;
@@ -97,7 +102,7 @@ fn run(args: &[OsString]) -> ExitCode {
     let mut process = Process::new(&file);
     process.arg0(name).args(args);
     let prepared = match choose(mode, kind) {
-        Mode::Seccomp => Err("not in this version".to_owned()),
+        Mode::Seccomp => watch(&mut process),
         _ => preload(&mut process),
     };
     if let Err(problem) = prepared {
@@ -156,6 +161,12 @@ fn preload(process: &mut Process) -> Result<(), String> {
     process.env("LD_PRELOAD", with_library(&library, &others));
     process.env(VARIABLE, "preload");
     Ok(())
+}
+
+/// Has another process answer for the program's system calls.
+fn watch(process: &mut Process) -> Result<(), String> {
+    process.env(VARIABLE, "seccomp");
+    launch::watch_me().map_err(|error| format!("cannot watch it by seccomp: {error}"))
 }
 
 fn with_library(library: &Path, others: &OsStr) -> OsString {

@@ -13,6 +13,7 @@ from innkeeper._version import __version__
 
 if TYPE_CHECKING:
     from innkeeper.api.aio import AsyncGuestProcess, AsyncMachine
+    from innkeeper.api.aio_rings import AsyncRings
     from innkeeper.api.completed import CompletedExec, ExecError
     from innkeeper.api.disk import Disk
     from innkeeper.api.forward import Forward
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncGuestProcess",
     "AsyncMachine",
+    "AsyncRings",
     "CompletedExec",
     "Disk",
     "ExecError",
@@ -38,6 +40,7 @@ __all__ = [
 _SOURCES = {
     "AsyncGuestProcess": "innkeeper.api.aio",
     "AsyncMachine": "innkeeper.api.aio",
+    "AsyncRings": "innkeeper.api.aio_rings",
     "CompletedExec": "innkeeper.api.completed",
     "Disk": "innkeeper.api.disk",
     "ExecError": "innkeeper.api.completed",

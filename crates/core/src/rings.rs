@@ -36,10 +36,7 @@ impl RingBoard {
         // Both are taken before either is judged: they pass to us on error too.
         let (programs, host) = (take(guest_fd), take(host_fd));
         let (programs, host) = (programs?, host?);
-        let config = Config {
-            guest,
-            rules: table(rules),
-        };
+        let config = Config::new(guest, table(rules));
         py.detach(|| inn_ringboard::RingBoard::start(config, programs, host))
             .map(Self)
             .map_err(exception)

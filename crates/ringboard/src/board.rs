@@ -19,8 +19,6 @@ use crate::token::{Poller, Timers, Token};
 /// Bytes that the connections of one domain hold together, read and not yet
 /// dealt with or waiting to be read. Whoever exceeds it is closed.
 const MAX_HELD: usize = 32 << 20;
-/// How long another keeper may take for an answer.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes read at once.
 const SCRATCH: usize = 64 << 10;
 
@@ -75,6 +73,7 @@ pub(crate) struct Board {
     dirty: Vec<u64>,
     held: HashMap<u16, usize>,
     pub(crate) scratch: Vec<u8>,
+    pub(crate) answer_timeout: Duration,
     next_id: u64,
 }
 
@@ -108,6 +107,7 @@ impl Board {
             dirty: Vec::new(),
             held: HashMap::new(),
             scratch: vec![0; SCRATCH],
+            answer_timeout: Duration::from_secs(10),
             next_id: 0,
         })
     }
@@ -279,7 +279,7 @@ impl Board {
             if connection.deadline.is_none() && !link.pending.is_empty() {
                 let slot = &mut connection.deadline;
                 let token = Token::Connection(id);
-                self.timers.set(slot, token, Some(ANSWER_TIMEOUT));
+                self.timers.set(slot, token, Some(self.answer_timeout));
             }
         }
         let held = self.held.entry(group(&connection.role)).or_default();

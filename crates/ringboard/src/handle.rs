@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use inn_reactor::check_socket;
 use inn_rings::abi::FIRST_RESERVED_ID;
@@ -24,6 +25,20 @@ pub struct Config {
     pub guest: u16,
     /// What is allowed; it can be replaced.
     pub rules: Rules,
+    /// How long another keeper may take for an answer; then it is taken as dead.
+    pub answer_timeout: Duration,
+}
+
+impl Config {
+    /// The limits that keepers use.
+    #[must_use]
+    pub const fn new(guest: u16, rules: Rules) -> Self {
+        Self {
+            guest,
+            rules,
+            answer_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A running board. Dropping it closes it.
@@ -54,6 +69,7 @@ impl RingBoard {
         check(&host, "host")?;
         let decisions = Arc::new(Decisions::new()?);
         let mut board = Board::new(config.guest, decisions.clone())?;
+        board.answer_timeout = config.answer_timeout;
         board.set_rules(config.rules);
         let mailbox = Arc::new(Mailbox::new()?);
         board.poller.add_level(&*mailbox, Token::Wake)?;

@@ -5,8 +5,9 @@
 mod support;
 
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
-use inn_ringboard::{HOST, Outcome};
+use inn_ringboard::{Config, HOST, Outcome};
 use inn_rings::abi::{Address, DOMID_ANY, flags};
 use inn_ringwire::What;
 use support::*;
@@ -179,6 +180,30 @@ fn a_guest_that_dies_in_the_middle_of_a_send_is_no_hang() {
     let mut head = [0; 13];
     std::io::Read::read_exact(&mut &far, &mut head).unwrap();
     drop((far, listener));
+    for tag in tags {
+        assert_eq!(alice.answer(tag).0, ESRCH);
+    }
+}
+
+/// The other end takes the message, lives, and says nothing.
+#[test]
+fn a_keeper_that_does_not_answer_is_no_hang() {
+    let folder = tempdir().unwrap();
+    let config = Config {
+        answer_timeout: Duration::from_millis(50),
+        ..Config::new(3, open_rules(folder.path(), 3, &[4]))
+    };
+    let a = Side::configured(folder.path(), config, &[4]);
+    let _listener = UnixListener::bind(folder.path().join("4_from_3")).unwrap();
+    let mut alice = a.guest();
+    alice.bind(1);
+    assert_eq!(alice.send(1, Address::new(4, 2), b"x"), ESRCH);
+    let (result, entries) = alice.ask(&[(Address::new(4, 2), 1)]);
+    assert_eq!((result, entries[0].flags), (0, 0));
+    let bytes = vec![0; 1 << 20];
+    let tags: Vec<_> = (0..4)
+        .map(|_| alice.post(1, Address::new(4, 2), &bytes))
+        .collect();
     for tag in tags {
         assert_eq!(alice.answer(tag).0, ESRCH);
     }

@@ -65,13 +65,18 @@ pub fn open_row(folder: &Path, own: u16, peer: u16) -> Row {
 
 impl Side {
     pub fn start(folder: &Path, id: u16, rules: Rules, peers: &[u16]) -> Self {
+        Self::configured(folder, Config::new(id, rules), peers)
+    }
+
+    pub fn configured(folder: &Path, config: Config, peers: &[u16]) -> Self {
+        let id = config.guest;
         let listen = |name: String| -> OwnedFd {
             let path = folder.join(name);
             let _ = std::fs::remove_file(&path);
             UnixListener::bind(path).unwrap().into()
         };
         let (guest, host) = (listen(format!("{id}_guest")), listen(format!("{id}_host")));
-        let board = RingBoard::start(Config { guest: id, rules }, guest, host).unwrap();
+        let board = RingBoard::start(config, guest, host).unwrap();
         for peer in peers {
             board
                 .link(listen(format!("{id}_from_{peer}")), *peer)

@@ -59,11 +59,12 @@ def bring_up(layout: Layout, stored: Stored, *, tell: Tell) -> Topology:
     """
     topology = stored.parsed()
     known, present = load_topologies(layout), set(machine_names(layout))
-    if topology.name in known:
-        check_file(stored, topology, load_stored(layout, topology.name))
+    before = known.get(topology.name)
+    if before is not None:
+        before_path = load_stored(layout, topology.name).path
+        check_file(topology, before, path=stored.path, before_path=before_path)
     check_claims(topology, known, present)
     cids = choose_cids(layout, topology, present)
-    before = known.get(topology.name)
     for name in present & set(before.members if before is not None else ()):
         # One that the topology had when it was last up, and has no more.
         if name not in topology.members:

@@ -134,22 +134,19 @@ def claim(layout: Layout, topology: Topology) -> dict[str, int]:
     return choose_cids(layout, topology, present)
 
 
-def check_file(stored: Stored, topology: Topology, before: Stored) -> None:
+def check_file(topology: Topology, before: Topology, *, path: str, before_path: str) -> None:
     """Refuse another file of the same name that would remove machines of what is up.
 
     :param before: what is up by this name.
+    :param path: the topology's own file, absolute; `before_path` of what is up.
     :raise UsageError: it is from another file, and has machines that are missing here.
     """
-    if stored.path == before.path:
-        return
-    missing = before.parsed().members.keys() - topology.members.keys()
-    if missing:
+    missing = before.members.keys() - topology.members.keys()
+    if missing and path != before_path:
         raise UsageError(
-            f"a topology {topology.name!r} is up from another file, {before.path}",
+            f"a topology {topology.name!r} is up from another file, {before_path}",
             stage=_STAGE,
-            evidence=(
-                f"it has machines that are not in {stored.origin}: {', '.join(sorted(missing))}",
-            ),
+            evidence=(f"it has machines that are not in {path}: {', '.join(sorted(missing))}",),
             fix=f"give this one another name, or `inn down {topology.name}` first",
         )
 

@@ -206,6 +206,14 @@ def test_socat_and_a_half_closed_stream(digest: str) -> None:
     assert digest
 
 
+def test_static_programs(digest: str) -> None:
+    """Nothing can be preloaded into busybox; the same command takes it nevertheless."""
+    server = "busybox httpd -p 8000 -h /srv && echo listens && sleep 60"
+    with serving(b"listens", "busybox", "sh", "-c", server):
+        fetch = "busybox wget -q -O - http://there.inn:8000/data | busybox sha256sum"
+        assert wrapped("here", "busybox", "sh", "-c", fetch) == f"{digest}  -\n"
+
+
 def test_what_no_rule_allows_is_refused_at_once(digest: str, inn: Inn) -> None:
     assert digest
     with serving(b"listening on", "socat", "-d", "-d", "TCP-LISTEN:7001,fork", "EXEC:cat"):

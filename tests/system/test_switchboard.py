@@ -303,6 +303,17 @@ def test_one_stream_too_many_is_refused_until_another_ends(
     eventually(allowed)
 
 
+def test_a_guest_that_does_not_answer_is_given_up(inn: Inn, cids: dict[str, str]) -> None:
+    assert inn("pause", "right").code == 0
+    try:
+        done = inn(*guest("left", PROGRAM, "ping", cids["right"], "7", "1"))
+    finally:
+        assert inn("resume", "right").code == 0
+    # The limit is Left's kernel's.
+    assert (done.code, done.stderr) == (1, b"streams: exchange: Connection timed out\n")
+    check_pings(inn, cids["right"], 5)
+
+
 def test_a_receiver_that_dies_ends_the_stream_and_nothing_else(
     inn: Inn, cids: dict[str, str], background: Background
 ) -> None:

@@ -23,11 +23,16 @@ pub fn settings<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Option<Settings>
             WRAPPED => wrapped = true,
             IS_ARGO => settings.argo = true,
             HOST_ONLY => settings.host_only = true,
-            ADDEND => settings.addend = core::str::from_utf8(value).ok()?.parse().ok(),
+            ADDEND => settings.addend = number(value),
             _ => {}
         }
     }
     (wrapped || settings.argo).then_some(settings)
+}
+
+/// What is no number below 65536 is none.
+fn number(text: &[u8]) -> Option<u16> {
+    core::str::from_utf8(text).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -66,5 +71,7 @@ mod tests {
         assert_eq!(read(&all), Some(wanted));
         let odd = read(&["INET_IS_ARGO=1", "ARGO_CLIENT_PORT_ADDEND=70000"]);
         assert_eq!(odd.unwrap().addend, None);
+        let entries = [&b"INN_WRAP="[..], b"ARGO_CLIENT_PORT_ADDEND=\xff"];
+        assert_eq!(settings(entries.into_iter()), Some(Settings::default()));
     }
 }

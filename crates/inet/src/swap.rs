@@ -175,7 +175,11 @@ pub fn begin_connect(
 ) -> Result<Begun> {
     let socket = replacement(fd, form)?;
     let wanted = match settings.addend {
-        Some(addend) => to.port.wrapping_add(u32::from(addend)),
+        Some(addend) => match to.port + u32::from(addend) {
+            // What the other end sees has to be what was asked for.
+            65_536.. => return Err(Errno::EINVAL),
+            port => port,
+        },
         None => bound_port(fd)?,
     };
     let cid = own.unwrap_or(address::ANY_CID);

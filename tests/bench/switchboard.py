@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`switchboard`: streams between guests, and between guests and their host.
+"""`switchboard`: streams and messages between guests, and between guests and their host.
 
 `inn-guest throughput` is on both sides of every transfer, so that what differs
 is what carries it: our devices, vhost-device-vsock's siblings, TCP over a bridge.
@@ -23,6 +23,7 @@ from tests.bench.switchboard_pairs import (
     serve_in,
     their_pair,
 )
+from tests.bench.switchboard_rings import measure_rings
 from tests.bench.vsock_peers import OURS, THEIRS, their_version
 from tests.bench.workspace import Workspace, run_quietly, running, wait_until
 
@@ -162,8 +163,12 @@ def measure(bench: Workspace) -> Result:
         for number in range(rounds + 1):
             for carrier in carriers:
                 carrier.round(size_mib, pings, keep=number > 0)
+        _conclude(result, {carrier.name: carrier for carrier in carriers})
+        try:
+            measure_rings(bench, ours, rounds, result)
+        except (OSError, InnError, Failed) as reason:
+            result.notes.append(f"rings: {reason}")
     result.notes.append(f"{size_mib} MiB per transfer, {_BUFFER} buffers, {pings} round trips")
-    _conclude(result, {carrier.name: carrier for carrier in carriers})
     return result
 
 

@@ -42,6 +42,11 @@ memory = "512M"
 [[policy]]
 from = "*"
 to = "*"
+
+[[policy]]
+from = "*"
+to = "*"
+operations = ["register-single", "send", "notify", "query"]
 """
 
 
@@ -58,6 +63,7 @@ class Pair:
     name: str
     left: Path
     right: Path
+    left_cid: int
     right_cid: int
     right_ip: str | None
     qemu_pids: tuple[int, ...]
@@ -76,14 +82,20 @@ def exec_in(vsock: Path, *argv: str, limit_s: float = BOOT_LIMIT_S) -> bytes:
     return done.stdout
 
 
-def serve_in(vsock: Path, address: str) -> None:
-    """Let a guest serve measurements on an address; it does when this returns."""
-    said = f"/tmp/served-{re.sub('[^a-z0-9]', '', address)}"
+def keep_in(vsock: Path, command: str, *, until: str) -> None:
+    """Let a command run in a guest; it has said `until` when this returns."""
+    said = f"/tmp/said-{re.sub('[^a-z0-9]', '', command)[-32:]}"
     script = (
-        f"setsid inn-guest throughput serve {address} </dev/null >/dev/null 2>{said} & "
-        f"until grep -q listening {said}; do sleep 0.01; done"
+        f"setsid {command} </dev/null >/dev/null 2>{said} & "
+        f"until grep -q '{until}' {said}; do "
+        f"kill -0 $! || {{ cat {said} >&2; exit 1; }}; sleep 0.01; done"
     )
     exec_in(vsock, "sh", "-c", script)
+
+
+def serve_in(vsock: Path, address: str) -> None:
+    """Let a guest serve measurements on an address; it does when this returns."""
+    keep_in(vsock, f"inn-guest throughput serve {address}", until="listening")
 
 
 @contextlib.contextmanager
@@ -110,6 +122,7 @@ def our_pair(bench: Workspace) -> Iterator[Pair]:
             name=OURS,
             left=left,
             right=right,
+            left_cid=cids["left"],
             right_cid=cids["right"],
             right_ip=f"{_NETWORK}.2" if bridged else None,
             qemu_pids=tuple(record["qemu_pid"] for record in records),
@@ -168,7 +181,7 @@ def their_pair(bench: Workspace) -> Iterator[Pair]:
             pids.append(qemu.pid)
         for cid in (3, 4):
             _wait_for_agent(folder / f"s{cid}")
-        yield Pair(THEIRS, folder / "s3", folder / "s4", 4, None, tuple(pids), (device.pid,))
+        yield Pair(THEIRS, folder / "s3", folder / "s4", 3, 4, None, tuple(pids), (device.pid,))
 
 
 def _sibling(bench: Workspace, initrd: Path, option: str, vhost: Path) -> Sequence[str]:

@@ -37,8 +37,10 @@ _TO_HOST = "guest to host"
 _FROM_HOST = "host to guest"
 # A transfer that moves nothing for this long has stalled.
 _STALL_S = 5
+# Nor may one drip for ever; 30 s are 4 MiB/s.
+_LIMIT_S = 30.0
 # A device that never finishes is not asked again and again.
-_MOST_FAILURES = 2
+_MOST_FAILURES = 1
 _BUFFER = "256K"
 
 
@@ -112,7 +114,7 @@ class Carrier:
 
     def _measured(self, *command: str) -> dict[str, Any]:
         argv = ("inn-guest", "throughput", *command, "--format=json")
-        found: dict[str, Any] = json.loads(exec_in(self.pair.left, *argv))
+        found: dict[str, Any] = json.loads(exec_in(self.pair.left, *argv, limit_s=_LIMIT_S))
         return found
 
     def _cpu(self) -> dict[str, float]:
@@ -133,7 +135,7 @@ def _host_serves(bench: Workspace, vsock: Path) -> Iterator[None]:
     path = Path(f"{vsock}_{PORT}")
     log = bench.folder / f"{vsock.name}-host.log"
     argv = [str(agent_path()), "inn-guest", "throughput", "serve", f"unix:{path}"]
-    with running(argv, log=log) as process:
+    with running(argv, log=log, own_session=True) as process:
         wait_until(lambda: b"listening" in log.read_bytes(), "the host's end", process, log)
         yield
 

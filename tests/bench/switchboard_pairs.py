@@ -171,12 +171,14 @@ def their_pair(bench: Workspace) -> Iterator[Pair]:
     for cid in (3, 4):
         argv += ["--vm", f"guest-cid={cid},socket={folder}/v{cid},uds-path={folder}/s{cid}"]
     with contextlib.ExitStack() as stack:
-        device = stack.enter_context(running(argv, log=log))
+        device = stack.enter_context(running(argv, log=log, own_session=True))
         pids = []
         for cid in (3, 4):
             wait_until((folder / f"v{cid}").exists, "the device's socket", device, log)
             qemu = stack.enter_context(
-                running(_sibling(bench, initrd, option, folder / f"v{cid}"), log=log)
+                running(
+                    _sibling(bench, initrd, option, folder / f"v{cid}"), log=log, own_session=True
+                )
             )
             pids.append(qemu.pid)
         for cid in (3, 4):

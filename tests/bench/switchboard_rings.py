@@ -67,6 +67,6 @@ def _receivers(bench: Workspace, pair: Pair) -> Iterator[None]:
     log = bench.folder / "rings-host.log"
     socket = pair.left.with_name("rings.sock")
     argv = [str(agent_path()), *receive, "--socket", str(socket), str(_PORT)]
-    with running(argv, log=log) as process:
+    with running(argv, log=log, own_session=True) as process:
         wait_until(lambda: b"takes messages" in log.read_bytes(), "a ring", process, log)
         yield

@@ -109,12 +109,25 @@ def timed(argv: Sequence[str], *, limit_s: float = BOOT_LIMIT_S) -> float:
 
 @contextlib.contextmanager
 def running(
-    argv: Sequence[str], *, log: Path, stdin: int = subprocess.DEVNULL, stdout: int | None = None
+    argv: Sequence[str],
+    *,
+    log: Path,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+    own_session: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs during the `with` block; what it says goes to `log`."""
+    """A program that runs during the `with` block; what it says goes to `log`.
+
+    :param own_session: as a keeper and a service have one. The kernel's autogroups
+        share the CPUs of a busy host by sessions.
+    """
     with log.open("ab") as out:
         process = subprocess.Popen(
-            argv, stdin=stdin, stdout=out if stdout is None else stdout, stderr=out
+            argv,
+            stdin=stdin,
+            stdout=out if stdout is None else stdout,
+            stderr=out,
+            start_new_session=own_session,
         )
     try:
         yield process

@@ -92,9 +92,10 @@ def test_throughput_measures_a_stream_between_guests(
 
 
 def test_a_proxy_at_each_end_joins_tcp_to_tcp(inn: Inn, far_cid: str, serving: Serving) -> None:
+    assert far_cid
     serving("far", "throughput", "serve", "tcp:127.0.0.1:5002")
     serving("far", "proxy", "vsock::22", "tcp:127.0.0.1:5002")
-    serving("near", "proxy", "tcp:127.0.0.1:8080", f"vsock:{far_cid}:22")
+    serving("near", "proxy", "tcp:127.0.0.1:8080", "vsock:far:22")
     for verb in ("send", "fetch"):
         assert measured(inn, verb, "-d", "-s", SIZE, "tcp:127.0.0.1:8080")["digests_equal"]
 
@@ -102,6 +103,7 @@ def test_a_proxy_at_each_end_joins_tcp_to_tcp(inn: Inn, far_cid: str, serving: S
 def test_half_closes_pass_two_proxies_and_unix_sockets(
     inn: Inn, far_cid: str, serving: Serving, background: Background
 ) -> None:
+    assert far_cid
     # It answers when the question is over, and then all at once.
     echo = background(
         *("exec", "far", "--", "sh", "-c"),
@@ -109,7 +111,7 @@ def test_half_closes_pass_two_proxies_and_unix_sockets(
     )
     assert echo.stderr is not None
     assert echo.stderr.readline() == b"listening\n"
-    serving("near", "proxy", "unix:/tmp/p.sock", f"vsock:{far_cid}:80")
+    serving("near", "proxy", "unix:/tmp/p.sock", "vsock:far.inn:80")
     sent = hashlib.sha256(b"x").digest() * (1 << 15)
     done = inn("exec", "near", "--", "inn-agent", "unix-connect", "/tmp/p.sock", stdin=sent)
     assert done.code == 0, done.error

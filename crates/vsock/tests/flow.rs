@@ -234,3 +234,17 @@ fn bulk_data_arrives_whole_and_in_order_both_ways() {
     guest.expect(Op::Rst);
     assert_eq!(guest.device.stats().bytes_to_guest, 3_000_000);
 }
+
+#[test]
+fn a_guest_hears_of_its_returned_buffers_though_nothing_comes_for_it() {
+    let mut guest = Guest::new();
+    let service = guest.service(1);
+    let _socket = guest.dial(1000, &service, 1);
+    eventually(|| guest.tx.call.read().is_ok());
+    // EVENT_IDX: an interrupt for the next used buffer.
+    let wish = guest.tx.avail_addr() + 4 + 128;
+    vm_memory::Bytes::write_obj(&guest.memory, guest.tx.seen, vm_memory::GuestAddress(wish))
+        .unwrap();
+    guest.send(Op::CreditUpdate, 1000, 1);
+    eventually(|| guest.tx.call.read().is_ok());
+}

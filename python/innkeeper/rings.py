@@ -29,16 +29,14 @@ from typing import Literal, NamedTuple, Self
 # Domains: in the place of a partner, all; the host. A guest's is its CID.
 ANY, HOST = 0x7FF4, 0
 RINGS_PORT, FAIL_EXIST = 7078, 1
-# The most payload of one message over this carrier.
-MAX_MESSAGE_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 1 << 20  # the most payload of one message over this carrier
 
 _HELLO, _REGISTER, _UNREGISTER, _SENDV, _NOTIFY, _RECEIVE, _BIND, _UNBIND = range(1, 9)
 _ANSWER, _EVENT = 0x80, 0x81
 _VERSION, _SLOT, _THEN_WAKE = b"\1\0\0\0", 16, 1
 _MAX_FRAME = MAX_MESSAGE_BYTES + (64 << 10)
 _RECEIVE_BYTES = MAX_MESSAGE_BYTES + _SLOT
-# So much is read at a time; more requests are made when fewer bytes of them wait.
-_CHUNK_BYTES = 256 << 10
+_CHUNK_BYTES = 256 << 10  # read at a time; more requests are made when fewer bytes wait
 
 _FRAME, _RESULT, _EVENT_BODY = map(struct.Struct, ("<IBI", "<i", "<IHHB"))
 _SEND, _MESSAGE, _RING_DATA = map(struct.Struct, ("<IHHIHHII", "<IIHHI", "<IHHHHII"))
@@ -121,6 +119,9 @@ class Rings:
         if path is not None:
             return cls(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), os.fspath(path))
         host = (socket.VMADDR_CID_HOST, RINGS_PORT)
+        for _ in range(4):  # the kernel's 2 s are too few on a busy host
+            with contextlib.suppress(TimeoutError):
+                return cls(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), host)
         return cls(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), host)
 
     def register(
@@ -288,8 +289,7 @@ class Rings:
         self._tag = self._tag % 0xFFFFFFFF + 1
         length = 5 + sum(map(len, body))
         if length > _MAX_FRAME:
-            # No board reads it; as one that fits no ring.
-            self._answers[self._tag] = (-errno.EMSGSIZE, b"")
+            self._answers[self._tag] = (-errno.EMSGSIZE, b"")  # no board reads so much
             return b""
         self._answers[self._tag] = None
         self._missing += 1

@@ -40,6 +40,7 @@ mod number {
     pub const CONNECT: usize = 42;
     pub const SENDTO: usize = 44;
     pub const RECVFROM: usize = 45;
+    pub const SETSOCKOPT: usize = 54;
     pub const EPOLL_CTL: usize = 233;
     pub const EVENTFD2: usize = 290;
     pub const EPOLL_CREATE1: usize = 291;
@@ -116,7 +117,14 @@ impl Descriptor {
         address[0] = AF_VSOCK as u8;
         address[4..8].copy_from_slice(&port.to_le_bytes());
         address[8..12].copy_from_slice(&cid.to_le_bytes());
-        Self::connected(AF_VSOCK, &address)
+        let stream = Self::socket(AF_VSOCK)?;
+        // SO_VM_SOCKETS_CONNECT_TIMEOUT, 10 s: the kernel's 2 are too few on a busy host.
+        let patience = [10_i64, 0];
+        let (start, len) = (patience.as_ptr() as usize, size_of_val(&patience));
+        let number = stream.0 as usize;
+        // SAFETY: the kernel reads `len` bytes from `start`.
+        unsafe { call(number::SETSOCKOPT, [number, AF_VSOCK, 6, start, len, 0])? };
+        stream.connected(&address)
     }
 
     /// A stream to a Unix socket.
@@ -127,17 +135,20 @@ impl Descriptor {
         room.copy_from_slice(path);
         // The path ends with a zero.
         let whole = address.get(..path.len() + 3).ok_or(Error::INVAL)?;
-        Self::connected(AF_UNIX, whole)
+        Self::socket(AF_UNIX)?.connected(whole)
     }
 
-    fn connected(family: usize, address: &[u8]) -> Result<Self, Error> {
+    fn socket(family: usize) -> Result<Self, Error> {
         // SAFETY: numbers only.
         let made = unsafe { call(number::SOCKET, [family, SOCK_STREAM_CLOEXEC, 0, 0, 0, 0])? };
-        let stream = Self::new(made);
+        Ok(Self::new(made))
+    }
+
+    fn connected(self, address: &[u8]) -> Result<Self, Error> {
         let (start, len) = (address.as_ptr() as usize, address.len());
         // SAFETY: the kernel reads `len` bytes from `start`.
-        unsafe { call(number::CONNECT, [made, start, len, 0, 0, 0])? };
-        Ok(stream)
+        unsafe { call(number::CONNECT, [self.0 as usize, start, len, 0, 0, 0])? };
+        Ok(self)
     }
 
     /// Sends what the socket takes now.

@@ -224,4 +224,14 @@ mod tests {
             prop_assert!(play(&script));
         }
     }
+
+    #[test]
+    fn scripts_that_the_fuzzer_found() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/clients");
+        let entries: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
+        assert!(entries.len() > 50);
+        for entry in entries {
+            assert!(play(&std::fs::read(entry.unwrap().path()).unwrap()));
+        }
+    }
 }

@@ -4,13 +4,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import errno
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from innkeeper._core import VsockDevice
 from innkeeper.switchboard.ports import AGENT_PORT
 from innkeeper.switchboard.table import PeerRow
 from innkeeper.system.sockets import StreamSocket, listen_unix
+
+
+@contextlib.contextmanager
+def _unless_over() -> Iterator[None]:
+    """A device whose QEMU has ended has no streams: whatever it is told is true of it."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno != errno.EBADF:
+            raise
 
 
 class Switchboard:
@@ -36,7 +47,8 @@ class Switchboard:
                 hybrid_fd=hybrid.detach(),
                 hybrid_path=str(vsock_path),
             )
-            self._device.publish(listen_unix(agent_path).detach(), AGENT_PORT)
+            with _unless_over():
+                self._device.publish(listen_unix(agent_path).detach(), AGENT_PORT)
         except BaseException:
             vhost.close()
             self.close()
@@ -46,28 +58,25 @@ class Switchboard:
         """Take streams of the guest with this CID on a listening socket.
 
         The device has it from then on, until its guest leaves the table.
-
-        :raise OSError: the device has ended.
         """
         fd = listener.detach()
         assert self._device is not None
-        self._device.link(fd, cid)
+        with _unless_over():
+            self._device.link(fd, cid)
 
     def set_peers(self, rows: Iterable[PeerRow], services: Mapping[int, str]) -> None:
         """Enforce this table from now on; what it does not allow is cut.
 
         :param services: what ports of the host lead to, as "unix:PATH" or
             "tcp:ADDRESS:PORT"; the table decides on these, and on no others of the host.
-        :raise OSError: the device has ended.
         """
         assert self._device is not None
-        self._device.set_peers(
-            [
-                (row.cid, row.dial, list(row.connect), list(row.accept), row.max_streams)
-                for row in rows
-            ],
-            list(services.items()),
-        )
+        table = [
+            (row.cid, row.dial, list(row.connect), list(row.accept), row.max_streams)
+            for row in rows
+        ]
+        with _unless_over():
+            self._device.set_peers(table, list(services.items()))
 
     @property
     def decisions_fd(self) -> int:
